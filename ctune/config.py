@@ -1,0 +1,288 @@
+"""Settings of a project: ``ctune.toml`` as frozen values; unknown keys are refused with the nearest known one.
+
+``Config()`` is the published recipe for CT (paper, section 3; house facts). ``preset(name)`` starts from another:
+``ct`` (published, GPU), ``phantom`` (laptop CPU, small phantoms), ``mr`` (one uncalibrated MR contrast).
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ctune.classes import NINE_ORGANS, ClassList, nearest
+from ctune.errors import ConfigError
+
+CONFIG_NAME = "ctune.toml"
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class HUWindow(Section):
+    """Linear window: low..high HU -> 0..1, clipped."""
+
+    kind: Literal["hu"] = "hu"
+    low: float = -175.0
+    high: float = 250.0
+
+    @model_validator(mode="after")
+    def _ordered(self) -> HUWindow:
+        if not self.low < self.high:
+            raise ValueError(f"expected low < high, got {self.low} and {self.high}")
+        return self
+
+
+class PercentileWindow(Section):
+    """Window between two percentiles of each image's own non-zero intensities, for uncalibrated MR."""
+
+    kind: Literal["percentile"] = "percentile"
+    low: float = Field(0.5, ge=0, lt=100)
+    high: float = Field(99.5, gt=0, le=100)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> PercentileWindow:
+        if not self.low < self.high:
+            raise ValueError(f"expected low < high, got {self.low} and {self.high}")
+        return self
+
+
+class Preprocessing(Section):
+    """From the CT's grid to the network's: RAS axes, spacing, intensity window, margin of air cropped."""
+
+    spacing_mm: tuple[float, float, float] | Literal["native"] = (1.5, 1.5, 1.5)
+    """Spacing of the network grid along R, A, S in mm; "native" keeps each image's own."""
+    window: HUWindow | PercentileWindow = Field(default_factory=HUWindow, discriminator="kind")
+    crop_foreground: bool = True
+    """Crop to the box of voxels above the window's low end (0 after windowing); undone on the way back."""
+
+    @model_validator(mode="after")
+    def _positive(self) -> Preprocessing:
+        if self.spacing_mm != "native" and min(self.spacing_mm) <= 0:
+            raise ValueError(f"expected spacing_mm above 0, got {self.spacing_mm}")
+        return self
+
+
+class BaseConfig(Section):
+    """The shared network."""
+
+    architecture: Literal["unet", "swin_unetr", "unet_small"] = "swin_unetr"
+    feature_size: int = Field(48, ge=12, multiple_of=12)
+    """Swin UNETR only: width of the first level."""
+    channels: tuple[int, ...] = (8, 16, 32, 64)
+    """unet_small only: channels by level, finest first."""
+
+
+class HeadConfig(Section):
+    """The class-specific networks."""
+
+    kind: Literal["text", "pyramid"] = "text"
+    """Of the heads that training makes from scratch."""
+    new_kind: Literal["text", "pyramid"] = "pyramid"
+    """Of the heads that tuning makes for a class that the base never saw."""
+    pyramid_width: int = Field(12, ge=1)
+
+
+class Optimisation(Section):
+    """What training and tuning share. AdamW, linear warm-up, cosine decay to zero."""
+
+    patch_size: tuple[int, int, int] = (96, 96, 96)
+    patches_per_case: int = Field(2, ge=1)
+    batch_size: int = Field(24, ge=1)
+    learning_rate: float = Field(1e-4, gt=0)
+    weight_decay: float = Field(1e-5, ge=0)
+    epochs: int = Field(250, ge=1)
+    warmup_epochs: float = Field(20, ge=0)
+    positive_share: float = Field(2 / 3, ge=0, le=1)
+    """Share of patches centred on a labelled class (published: positive:negative 2:1)."""
+    rotation_probability: float = Field(0.1, ge=0, le=1)
+    intensity_shift: float = Field(0.1, ge=0)
+    intensity_shift_probability: float = Field(0.2, ge=0, le=1)
+    mixed_precision: bool = True
+    """bfloat16 autocast on a GPU; ignored on a CPU."""
+    checkpoint_every: int = Field(10, ge=1)
+    """Epochs between checkpoints."""
+
+
+class Tuning(Optimisation):
+    """Tuning of class-specific heads in a round."""
+
+    epochs: int = Field(100, ge=1)
+    trainable: Literal["heads", "heads+decoder", "all"] = "heads"
+    data: Literal["hybrid", "revised-only", "full"] = "hybrid"
+
+
+class Inference(Section):
+    """Sliding window with a Gaussian."""
+
+    patch_size: tuple[int, int, int] = (96, 96, 96)
+    overlap: float = Field(0.5, ge=0, lt=1)
+    windows_per_batch: int = Field(4, ge=1)
+    threshold: float = Field(0.5, gt=0, lt=1)
+
+
+class ImportanceConfig(Section):
+    """Which cases, and which classes in them, an expert should see first."""
+
+    recipe: Literal["ctune", "aa8k"] = "ctune"
+    flips: tuple[Literal["x", "y", "z"], ...] = ("y", "z")
+    """Axes of the network grid (R, A, S) that are flipped for consistency; x would swap left and right organs."""
+
+
+class Selection(Section):
+    """How many cases a round hands to the expert, and how they are chosen."""
+
+    strategy: Literal["importance", "uncertainty", "random"] = "importance"
+    cases: int = Field(12, ge=1)
+
+
+class Evaluation(Section):
+    """Dice, NSD and HD95 with the stated empty-mask rule."""
+
+    nsd_tolerance_mm: float = Field(2.0, gt=0)
+
+
+class Hybrid(Section):
+    """Which source wins where several annotations of one class cover a voxel, strongest first."""
+
+    order: tuple[Literal["original", "revised", "predicted"], ...] = ("original", "revised", "predicted")
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Hybrid:
+        if len(set(self.order)) != len(self.order):
+            raise ValueError(f"expected every source at most once, got {list(self.order)}")
+        return self
+
+
+class Config(Section):
+    """All settings of a project."""
+
+    name: str = "project"
+    seed: int = Field(0, ge=0)
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps"""
+    classes: tuple[str, ...] = NINE_ORGANS
+    aliases: dict[str, str] = Field(default_factory=dict)
+    """The project's own class names of other data sets -> names here."""
+    registry: str = "registry"
+    """Folder of the registry, relative to the project."""
+    preprocessing: Preprocessing = Preprocessing()
+    base: BaseConfig = BaseConfig()
+    heads: HeadConfig = HeadConfig()
+    train: Optimisation = Optimisation()
+    tune: Tuning = Tuning()
+    inference: Inference = Inference()
+    importance: ImportanceConfig = ImportanceConfig()
+    selection: Selection = Selection()
+    hybrid: Hybrid = Hybrid()
+    evaluation: Evaluation = Evaluation()
+
+    @model_validator(mode="after")
+    def _classes(self) -> Config:
+        ClassList.of(self.classes, self.aliases)
+        return self
+
+    @property
+    def class_list(self) -> ClassList:
+        return ClassList.of(self.classes, self.aliases)
+
+
+def _phantom() -> dict[str, Any]:
+    # Small phantoms are about 48x40x40 voxels of 7 mm: everything is scaled to them so that a laptop CPU suffices.
+    return {
+        "name": "phantom",
+        "preprocessing": {"spacing_mm": "native", "crop_foreground": False},
+        "base": {"architecture": "unet_small"},
+        "train": {
+            "patch_size": (40, 40, 40), "patches_per_case": 1, "batch_size": 4, "learning_rate": 2e-3, "epochs": 20,
+            "warmup_epochs": 1,
+        },
+        "tune": {
+            "patch_size": (24, 24, 24), "patches_per_case": 8, "batch_size": 4, "learning_rate": 3e-3, "epochs": 20,
+            "warmup_epochs": 1,
+        },
+        "inference": {"patch_size": (40, 40, 40), "overlap": 0.25},
+        "selection": {"cases": 12},
+    }  # fmt: skip
+
+
+def _mr() -> dict[str, Any]:
+    settings = _phantom()
+    settings["name"] = "mr"
+    settings["preprocessing"] = {
+        "spacing_mm": (1.0, 1.0, 1.0),
+        "crop_foreground": False,
+        "window": {"kind": "percentile"},
+    }
+    settings["classes"] = ("anterior", "posterior")
+    settings["importance"] = {"flips": ("y", "z")}
+    return settings
+
+
+_PRESETS = {"ct": dict, "phantom": _phantom, "mr": _mr}
+PRESETS: tuple[str, ...] = tuple(_PRESETS)
+
+
+def preset(name: str, **changes: Any) -> Config:
+    """A named starting point with top-level `changes`, e.g. ``preset("phantom", seed=1)``. Raises ConfigError."""
+    if name not in _PRESETS:
+        raise ConfigError(f"expected one of the presets {', '.join(PRESETS)}; got {name!r}")
+    return from_mapping({**_PRESETS[name](), **changes}, where=f"preset {name}")
+
+
+def load(path: Path) -> Config:
+    """Read ``ctune.toml``. Raises ConfigError with one line: which key, what was expected, what came."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"expected settings in {path}, found no such file; run `ctune init`") from None
+    try:
+        return from_mapping(tomllib.loads(text), where=str(path))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: expected TOML, got {error}") from None
+
+
+def from_mapping(settings: dict[str, Any], where: str) -> Config:
+    """Check settings. `where` names their origin in messages. Raises ConfigError."""
+    try:
+        return Config.model_validate(settings)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {_first_problem(error)}") from None
+
+
+def dump(config: Config) -> str:
+    """The settings as TOML text that ``load`` reads back to an equal Config."""
+    import tomlkit
+
+    settings = config.model_dump(mode="json")
+    # TOML wants the plain keys of a table before its sub-tables.
+    return tomlkit.dumps(dict(sorted(settings.items(), key=lambda item: isinstance(item[1], dict))))
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    location = ".".join(str(p) for p in problem["loc"] if p not in ("hu", "percentile"))
+    if problem["type"] == "extra_forbidden":
+        key = str(problem["loc"][-1])
+        known = _known_keys(problem["loc"][:-1])
+        hint = nearest(key, known)
+        suggestion = f"did you mean {hint!r}?" if hint else f"known keys: {', '.join(sorted(known))}"
+        return f"unknown key {location!r}; {suggestion}"
+    got = problem.get("input")
+    return f"{location or 'settings'}: {problem['msg']}; got {got!r}"
+
+
+def _known_keys(path: tuple[int | str, ...]) -> list[str]:
+    model: Any = Config
+    for part in path:
+        if part in ("hu", "percentile"):
+            model = HUWindow if part == "hu" else PercentileWindow
+            continue
+        field = model.model_fields.get(part) if hasattr(model, "model_fields") else None
+        if field is None:
+            return []
+        model = field.annotation
+    return list(getattr(model, "model_fields", {}))
