@@ -1,0 +1,58 @@
+# `make demo` and `make test` do all set-up themselves; a second call finds the environment ready.
+PYTHON ?= python3
+VENV ?= .venv
+EXTRAS ?= dev,bench,dicom
+PIP_ARGS ?=
+PYTEST_ARGS ?=
+CONTAINER ?= docker
+BIN = $(VENV)/bin
+READY = $(VENV)/.ctune-ready
+
+.DEFAULT_GOAL = help
+.PHONY: help setup demo test check format bench docs constraints image image-test clean
+
+help:  ## Show what can be made
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+setup: $(READY)  ## Make the environment in .venv
+
+# torch goes first and alone: its pinned build then satisfies every later requirement, so that none of them pulls another.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "expected Python 3.11 or newer, got %s; set PYTHON=" % sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt torch
+	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e '.[$(EXTRAS)]'
+	@touch $@
+
+demo: $(READY)  ## Run the whole loop on phantoms, with a report to look at
+	$(BIN)/ctune demo
+
+test: $(READY)  ## Run the tests
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(READY)  ## Lint, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)  ## Put every file into the house format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)  ## Run the benchmarks
+	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=min,median,rounds
+
+docs: $(READY)  ## Write docs/cli.md from the command line itself
+	$(BIN)/python scripts/generate_cli_docs.py
+
+constraints:  ## Write constraints.txt anew from a clean environment
+	PYTHON=$(PYTHON) scripts/write_constraints.sh
+
+image:  ## Build the container image with docker (or CONTAINER=podman)
+	$(CONTAINER) build -t ctune .
+
+image-test:  ## Build the image from nothing with debootstrap and buildah, and run it
+	scripts/build_image.sh
+
+clean:  ## Remove the environment and caches
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
