@@ -1,1 +1,1 @@
-"""The shared base, the class-specific heads, and what puts them together and freezes them."""
+"""The network: a frozen base shared by all classes, and one small head a class."""
