@@ -1,0 +1,235 @@
+"""Each arrow of a round as one method: it reads what the arrows before left on disk, and leaves its own value there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ctune.cohort import evaluate_cases, hybrid_of, predict_cases, score_cases
+from ctune.compositions import Model, Tuned, load_model, record_evaluation, register_model
+from ctune.continual import compose, revised_cases, tune_model
+from ctune.evaluate import read_scores
+from ctune.expert import simulate_cases
+from ctune.hybrid import load_hybrid, save_hybrid
+from ctune.importance import read_importances, write_importances
+from ctune.optimise import resolve_device
+from ctune.predict import masks_of, read_prediction
+from ctune.project import Project
+from ctune.round.state import RoundState, folder_of
+from ctune.select import Selected, read_csv, select, write_csv
+from ctune.types import AnnotationRecord, OnProgress, Source, Split
+from registry import Registry
+
+
+class Waiting(Exception):  # noqa: N818 - not an error
+    """An arrow cannot go on before an expert has handed something in."""
+
+
+class Desk:
+    """Where a round is worked on; every method named after an arrow does it and returns its summary."""
+
+    def __init__(
+        self, project: Project, state: RoundState, on_progress: OnProgress, revisions_are_complete: bool
+    ) -> None:
+        self.project, self.state, self.on_progress = project, state, on_progress
+        self.revisions_are_complete = revisions_are_complete
+        self.folder = folder_of(project, state.number)
+        self.device = resolve_device(project.config.device)
+
+    # What several arrows read -------------------------------------------------------------------------------------
+
+    @cached_property
+    def registry(self) -> Registry:
+        return self.project.open_registry()
+
+    @cached_property
+    def model(self) -> Model:
+        return load_model(self.registry, f"sha256:{self.state.model}", self.device)
+
+    @property
+    def candidates(self) -> list[str]:
+        """Pool cases that still lack a judgement of at least one class of the round."""
+        pool = self.project.pool
+        judged = (Source.ORIGINAL, Source.REVISED)
+        out = []
+        for case in pool.cases(Split.POOL):
+            earlier = {a.class_name for a in pool.annotations(case.id) if a.source in judged and a.round < self.state.number}
+            if not set(self.state.classes) <= earlier:
+                out.append(case.id)
+        return out
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / "heads"
+
+    @property
+    def selected(self) -> list[Selected]:
+        return read_csv(self.folder / "selection.csv")
+
+    # The arrows ---------------------------------------------------------------------------------------------------
+
+    def predict(self) -> dict[str, Any]:
+        """Predict every candidate, and how its prediction changes under flips."""
+        cases = self.candidates
+        predict_cases(
+            self.project,
+            self.model.network,
+            self.model.digest,
+            cases,
+            self.folder / "predictions",
+            flips=self.project.config.importance.flips,
+            on_progress=self.on_progress,
+        )
+        return {"cases": len(cases), "classes": list(self.model.network.classes)}
+
+    def score(self) -> dict[str, Any]:
+        """Importance of every candidate, over the round's classes that the model knows (else all it knows)."""
+        known = self.model.network.classes
+        classes = [c for c in self.state.classes if c in known] or list(known)
+        importances = score_cases(
+            self.project,
+            self.folder / "predictions",
+            self.candidates,
+            self.folder / "attention",
+            classes=classes,
+            on_progress=self.on_progress,
+        )
+        write_importances(self.folder / "scores.json", importances)
+        return {"cases": len(importances), "classes": classes}
+
+    def select(self) -> dict[str, Any]:
+        """The cases for the expert, most important first, with the classes to revise in each."""
+        rows = select(
+            read_importances(self.folder / "scores.json"),
+            strategy=self.state.strategy,
+            cases=self.state.cases,
+            classes=self.state.classes,
+            seed=self.state.seed,
+        )
+        write_csv(self.folder / "selection.csv", rows)
+        return {"cases": [row.case_id for row in rows]}
+
+    def revise(self) -> dict[str, Any]:
+        """Take the expert's masks: a simulated expert writes them now, a real one has handed them in or is waited for."""
+        if self.state.truth:
+            simulate_cases(
+                self.project,
+                Path(self.state.truth),
+                self.selected,
+                predictions=self.folder / "predictions",
+                round_number=self.state.number,
+                expert=self.state.expert,
+                seed=self.state.seed,
+                on_progress=self.on_progress,
+            )
+        done = self._revised_in_this_round()
+        missing = [row.case_id for row in self.selected if row.case_id not in done]
+        if not done or (missing and not self.revisions_are_complete):
+            raise Waiting
+        return {"cases": sorted(done), "missing": missing, "seconds": self._expert_seconds()}
+
+    def hybrid(self) -> dict[str, Any]:
+        """Merge, for every case that trains a head of the round, what is known of all classes."""
+        cases = revised_cases(self.project, self.state.classes)
+        for case_id in cases:
+            self._keep_predictions(case_id)
+            merged = hybrid_of(self.project, case_id)
+            save_hybrid(self.folder / "hybrid" / case_id, merged)
+        return {"cases": cases}
+
+    def tune(self) -> dict[str, Any]:
+        """Tune the heads of the round's classes and prove that nothing else moved; the weights are kept as files."""
+        done = tune_model(
+            self.project,
+            self.model,
+            self.state.classes,
+            self.weights,
+            seed=self.state.seed,
+            device=self.device,
+            on_progress=self.on_progress,
+        )
+        proof = done.proof
+        return {
+            "seconds": done.result.seconds,
+            "cache_seconds": done.result.cache_seconds,
+            "steps": dict(done.result.steps),
+            "base_fingerprint": proof.base_fingerprint if proof else None,
+            "unrevised_max_abs_logit_change": max(proof.max_abs_change.values(), default=0.0) if proof else None,
+            "compared_logits": proof.voxels if proof else 0,
+        }
+
+    def evaluate(self) -> dict[str, Any]:
+        """Dice, NSD and HD95 of the new model on the test cases."""
+        scores = evaluate_cases(
+            self.project,
+            compose(self.model, self.weights, self.state.classes),
+            self.folder / "evaluation",
+            on_progress=self.on_progress,
+        )
+        return {"cases": len({s.case_id for s in scores})}
+
+    def register(self) -> dict[str, Any]:
+        """A new version of the model: the tuned heads are new, the rest is the old by digest."""
+        settings = self.project.config.tune
+        measured = {"seconds": self.state.arrows["tune"].seconds, "device": str(self.device)}
+        tuned = {
+            name: Tuned(
+                self._annotations_of(name), settings.model_dump(mode="json"), self.state.seed, self.state.number, measured
+            )
+            for name in self.state.classes
+        }
+        digest = register_model(
+            self.registry,
+            self.state.name,
+            compose(self.model, self.weights, self.state.classes),
+            self.project.config,
+            tuned,
+            parent=self.model,
+            round_number=self.state.number,
+            note=f"round {self.state.number}: {', '.join(self.state.classes)}",
+        )
+        record_evaluation(self.registry, digest, read_scores(self.folder / "evaluation"))
+        return {"model": digest, "name": self.state.name}
+
+    # What arrows share --------------------------------------------------------------------------------------------
+
+    def _revised_in_this_round(self) -> set[str]:
+        pool, selected = self.project.pool, {row.case_id for row in self.selected}
+        return {c for c in selected if any(a.round == self.state.number for a in _revised(pool.annotations(c)))}
+
+    def _expert_seconds(self) -> float:
+        records = [a for c in self._revised_in_this_round() for a in _revised(self.project.pool.annotations(c))]
+        return sum(a.seconds or 0.0 for a in records if a.round == self.state.number)
+
+    def _keep_predictions(self, case_id: str) -> None:
+        """Put into the pool, as predicted annotations, the classes of a selected case that nobody has judged."""
+        folder = self.folder / "predictions" / case_id
+        if not (folder / "prediction.json").exists():
+            return
+        pool = self.project.pool
+        prediction = read_prediction(folder, pool.grid(case_id))
+        known = pool.annotations(case_id)
+        judged = {a.class_name for a in known if a.source != Source.PREDICTED}
+        kept = {a.class_name for a in known if a.model == prediction.model}
+        for name, mask in masks_of(prediction, self.project.config.inference.threshold).items():
+            if name not in judged | kept:
+                pool.annotate(
+                    case_id,
+                    name,
+                    mask,
+                    source=Source.PREDICTED,
+                    author="ctune",
+                    round=self.state.number,
+                    model=prediction.model,
+                )
+
+    def _annotations_of(self, class_name: str) -> list[AnnotationRecord]:
+        """What the head of a class was tuned on: the annotations that won a voxel in the merged labels."""
+        merged = (load_hybrid(self.folder / "hybrid" / c) for c in revised_cases(self.project, self.state.classes))
+        return [record for h in merged for record in h.records.get(class_name, ())]
+
+
+def _revised(records: Sequence[AnnotationRecord]) -> list[AnnotationRecord]:
+    return [a for a in records if a.source == Source.REVISED]

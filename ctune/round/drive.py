@@ -1,0 +1,114 @@
+"""Drive a round through its arrows, and stop where an expert is needed.
+
+A round that was killed goes on at the arrow it was in, and within it at the case it was at.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from ctune.classes import ClassList
+from ctune.errors import RoundError
+from ctune.project import Project
+from ctune.round.arrows import Desk, Waiting
+from ctune.round.state import ArrowDone, RoundState, now, rounds, write_state
+from ctune.types import OnProgress, silent
+
+
+def start(
+    project: Project,
+    *,
+    name: str,
+    model: str,
+    classes: Sequence[str],
+    cases: int | None = None,
+    strategy: str | None = None,
+    expert: str = "expert",
+    truth: Path | None = None,
+    on_progress: OnProgress = silent,
+) -> RoundState:
+    """Begin the next round from `model` (a digest) and go as far as it can: to the end with a simulated expert
+    (`truth`), to the expert's desk without one.
+
+    Raises RoundError while another round is unfinished, and UnknownClassError for impossible class names.
+    """
+    with _locked(project):
+        past = rounds(project)
+        if past and past[-1].next_arrow:
+            raise RoundError(
+                f"expected round {past[-1].number} to be over, it stands before '{past[-1].next_arrow}'; "
+                "go on with `ctune round resume`"
+            )
+        number = past[-1].number + 1 if past else 1
+        state = RoundState(
+            number=number,
+            name=name,
+            model=model,
+            classes=tuple(ClassList.of(classes, project.config.aliases)),
+            cases=cases or project.config.selection.cases,
+            strategy=strategy or project.config.selection.strategy,
+            seed=project.config.seed + number,
+            expert=expert,
+            truth=str(truth.resolve()) if truth else None,
+            started=now(),
+        )
+        write_state(project, state)
+        return _advance(project, state, on_progress, revisions_are_complete=False)
+
+
+def resume(
+    project: Project, *, revisions_are_complete: bool = False, on_progress: OnProgress = silent
+) -> RoundState:
+    """Go on with the unfinished round; `revisions_are_complete` goes on with the revisions there are.
+
+    Raises RoundError when no round is unfinished.
+    """
+    with _locked(project):
+        past = rounds(project)
+        if not past or past[-1].next_arrow is None:
+            raise RoundError("expected an unfinished round, found none; begin one with `ctune round start`")
+        return _advance(project, past[-1], on_progress, revisions_are_complete)
+
+
+def _advance(
+    project: Project, state: RoundState, on_progress: OnProgress, revisions_are_complete: bool
+) -> RoundState:
+    desk = Desk(project, state, on_progress, revisions_are_complete)
+    while (arrow := state.next_arrow) is not None:
+        started = time.perf_counter()
+        do = getattr(desk, arrow)
+        try:
+            summary = do()
+        except Waiting:
+            return state
+        done = ArrowDone(finished=now(), seconds=round(time.perf_counter() - started, 3), summary=summary)
+        changes: dict[str, Any] = {"arrows": {**state.arrows, arrow: done}}
+        if arrow == "register":
+            changes["model_out"] = summary["model"]
+        state = state.model_copy(update=changes)
+        write_state(project, state)
+    return state
+
+
+def _locked(project: Project) -> _Locked:
+    return _Locked(project.root / "rounds")
+
+
+class _Locked:
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.lock = FileLock(folder / ".lock")
+
+    def __enter__(self) -> None:
+        try:
+            self.lock.acquire(timeout=0)
+        except Timeout:
+            raise RoundError("expected to be the only one at work on this project's rounds, another process is; wait for it") from None
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.release()

@@ -1,0 +1,224 @@
+"""Tune class-specific heads on a frozen base, from cached features, and prove that nothing else moved.
+
+Each head is tuned by itself, with random numbers of its own: which other heads are tuned in the same call changes
+nothing. The base makes no pass in the loop; its features of each window are computed once (``model.features``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ctune.config import Tuning
+from ctune.data.prepared import PreparedCase
+from ctune.errors import FrozenChangedError, ModelError
+from ctune.losses import masked_dice_bce
+from ctune.model.features import CachedView, Corner, FeatureCache, Features, View, cut, stack, window_corners
+from ctune.model.freeze import fingerprint, tune_only
+from ctune.model.network import Network
+from ctune.optimise import make_optimiser, set_learning_rate
+from ctune.types import UNLABELLED, OnProgress, Progress, silent
+
+_FOREGROUND_KEPT = 4000
+"""Voxels of a class remembered for each window, to centre sub-patches on."""
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """What a tuning did. losses: {class: mean loss of each epoch}. seconds: the cache's share apart."""
+
+    losses: Mapping[str, tuple[float, ...]]
+    steps: Mapping[str, int]
+    seconds: float
+    cache_seconds: float
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What must not move: the base's fingerprint, and the logits of the unrevised classes on probe windows.
+
+    logits: {class: (N, X, Y, Z) float32}.
+    """
+
+    base_fingerprint: str
+    logits: Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Proof:
+    """The comparison of two snapshots; ``max_abs_change`` is over all voxels, by class, and 0.0 means equal bits."""
+
+    base_fingerprint: str
+    max_abs_change: Mapping[str, float]
+    voxels: int
+
+
+def tune_heads(
+    network: Network,
+    classes: Sequence[str],
+    cases: Sequence[PreparedCase],
+    settings: Tuning,
+    *,
+    window: Corner,
+    overlap: float,
+    seed: int,
+    device: torch.device,
+    cache: Path,
+    on_progress: OnProgress = silent,
+) -> TuneResult:
+    """Tune the heads of `classes` in place; the base and every other head stay as they are, bit for bit.
+
+    `window` and `overlap` are those of prediction, so that a head learns from the features it will see. A case counts
+    for the classes that its labels name. Raises ModelError when a class has no head or no case annotates it.
+    """
+    started = time.perf_counter()
+    network.to(device)
+    tune_only(network, classes, trainable="heads")
+    base_digest = fingerprint(network.base, modes=False)
+    features = FeatureCache(cache, network.base, base_digest, device)
+    windows = _windows(features, cases, classes, window, overlap, on_progress)
+    cached = time.perf_counter()
+    losses, steps = {}, {}
+    for name in classes:
+        pool = SubPatches([w for w in windows if name in w.labels], name, settings)
+        losses[name] = _tune_one(network, name, pool, settings, seed, device, on_progress)
+        steps[name] = pool.steps_per_epoch * settings.epochs
+        network.head(name).base_digest = base_digest
+    network.eval()
+    return TuneResult(losses, steps, time.perf_counter() - started, cached - started)
+
+
+def _tune_one(
+    network: Network,
+    name: str,
+    pool: SubPatches,
+    settings: Tuning,
+    seed: int,
+    device: torch.device,
+    on_progress: OnProgress,
+) -> tuple[float, ...]:
+    rng = np.random.default_rng([seed, int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")])
+    optimiser = make_optimiser(network.head(name).parameters(), settings)
+    losses: list[float] = []
+    for epoch in range(settings.epochs):
+        total = 0.0
+        for step in range(pool.steps_per_epoch):
+            set_learning_rate(optimiser, settings, epoch * pool.steps_per_epoch + step, pool.steps_per_epoch)
+            features, target = pool.draw(rng)
+            loss = masked_dice_bce(network.logits(features.apply(lambda t: t.to(device)), (name,)), target.to(device))
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            total += float(loss.detach())
+        losses.append(total / pool.steps_per_epoch)
+        on_progress(Progress(f"tune {name}", epoch + 1, settings.epochs, f"loss {losses[-1]:.3f}", {"loss": losses[-1]}))
+    return tuple(losses)
+
+
+@dataclass(frozen=True)
+class Window:
+    """One cached window with its labels {class: (X, Y, Z) uint8} and the foreground voxels (n, 3) of each class."""
+
+    case_id: str
+    view: CachedView
+    labels: Mapping[str, np.ndarray]
+    foreground: Mapping[str, np.ndarray]
+
+
+def _windows(
+    cache: FeatureCache,
+    cases: Sequence[PreparedCase],
+    classes: Sequence[str],
+    size: Corner,
+    overlap: float,
+    on_progress: OnProgress,
+) -> list[Window]:
+    out = []
+    for number, case in enumerate(cases):
+        names = [name for name in classes if name in case.labels]
+        for corner in window_corners(case.image.shape, size, overlap) if names else ():
+            labels = {name: cut(case.labels[name], corner, size, UNLABELLED) for name in names}
+            view = cache.open(View(case.key, corner, size), lambda c=case, at=corner: cut(c.image, at, size, 0.0))
+            out.append(Window(case.case_id, view, labels, {name: _foreground(mask) for name, mask in labels.items()}))
+        on_progress(Progress("cache features", number + 1, len(cases), case.case_id))
+    return out
+
+
+def _foreground(mask: np.ndarray) -> np.ndarray:
+    voxels = np.argwhere(mask == 1)
+    return voxels[:: max(1, len(voxels) // _FOREGROUND_KEPT)]
+
+
+class SubPatches:
+    """Draws batches of sub-patches of one class: around its voxels, and elsewhere for what it must not mistake."""
+
+    def __init__(self, windows: Sequence[Window], name: str, settings: Tuning) -> None:
+        if not windows:
+            raise ModelError(f"expected at least one case with an annotation of {name}, got none; revise one first")
+        self.windows, self.name, self.settings = windows, name, settings
+        self.positive = [w for w in windows if len(w.foreground[name])]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        cases = len({w.case_id for w in self.windows})
+        return math.ceil(cases * self.settings.patches_per_case / self.settings.batch_size)
+
+    def draw(self, rng: np.random.Generator) -> tuple[Features, torch.Tensor]:
+        """(features of N sub-patches, target (N, 1, X, Y, Z) uint8)."""
+        parts = [self._one(rng) for _ in range(self.settings.batch_size)]
+        return stack([f for f, _ in parts]), torch.from_numpy(np.stack([t for _, t in parts]))[:, None]
+
+    def _one(self, rng: np.random.Generator) -> tuple[Features, np.ndarray]:
+        size = self.settings.patch_size
+        positive = bool(self.positive) and rng.random() < self.settings.positive_share
+        among = self.positive if positive else self.windows
+        window = among[int(rng.integers(len(among)))]
+        if positive:
+            voxels = window.foreground[self.name]
+            # Off-centre by up to a quarter of the sub-patch: the organ is not always seen in the middle.
+            offset = rng.integers([-(s // 4) for s in size], [s // 4 + 1 for s in size])
+            centre = voxels[int(rng.integers(len(voxels)))] + offset
+        else:
+            centre = rng.integers(window.view.size)
+        corner = window.view.aligned(centre - np.array(size) // 2, size)
+        where = tuple(slice(c, c + s) for c, s in zip(corner, size, strict=True))
+        return window.view.read(corner, size), window.labels[self.name][where]
+
+
+def snapshot(network: Network, classes: Sequence[str], windows: torch.Tensor) -> Snapshot:
+    """The base's fingerprint and the logits of `classes` on probe `windows` (N, 1, X, Y, Z) float32, as they are now."""
+    network.eval()
+    with torch.inference_mode():
+        logits = network(windows.to(next(network.parameters()).device), tuple(classes)).cpu() if classes else None
+    by_class = {} if logits is None else {name: logits[:, k].clone() for k, name in enumerate(classes)}
+    return Snapshot(fingerprint(network.base), by_class)
+
+
+def prove_unmoved(before: Snapshot, after: Snapshot) -> Proof:
+    """Compare what must not have moved (design promise "zero forgetting").
+
+    Raises FrozenChangedError when the base's fingerprint differs or a single bit of a logit does.
+    """
+    if before.base_fingerprint != after.base_fingerprint:
+        raise FrozenChangedError(
+            f"expected the base to stay {before.base_fingerprint[:12]}, got {after.base_fingerprint[:12]} after tuning; "
+            "nothing was registered; tune again with trainable = heads"
+        )
+    change, voxels = {}, 0
+    for name, old in before.logits.items():
+        new = after.logits[name]
+        change[name] = float((new - old).abs().max())
+        voxels += old.numel()
+        if not torch.equal(old.view(torch.int32), new.view(torch.int32)):
+            raise FrozenChangedError(
+                f"expected the logits of {name}, which was not revised, to stay equal bit for bit; they moved by up to "
+                f"{change[name]:.3g}; nothing was registered; report this with the versions of torch and ctune"
+            )
+    return Proof(after.base_fingerprint, change, voxels)
