@@ -1,7 +1,7 @@
-"""Write pip's effective settings of this machine to a file, and print the volumes that a build needs to follow them.
+"""Write pip's settings of this machine to a file, and print the volumes that a build needs to follow them.
 
 usage: python3 scripts/pip_settings.py PIP_CONF
-One line of `buildah bud` arguments a local folder that the settings name (wheels, a local index, certificates).
+Prints one argument of `buildah bud` for each local folder that the settings name: wheels, an index, certificates.
 """
 
 from __future__ import annotations

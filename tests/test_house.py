@@ -1,4 +1,4 @@
-"""House rules that a machine can hold: nothing unpickles, the library never prints, no file names a machine."""
+"""House rules that a machine can hold: nothing unpickles, the library does not print."""
 
 from __future__ import annotations
 
