@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -84,6 +84,8 @@ class HeadConfig(Section):
     new_kind: Literal["text", "pyramid"] = "pyramid"
     """Of the heads that tuning makes for a class that the base never saw."""
     pyramid_width: int = Field(12, ge=1)
+    text_hidden: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
+    """Hidden units of a text head's controller, 0 for a linear one; auto: 512 as published, or fewer."""
 
 
 class Optimisation(Section):

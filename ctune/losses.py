@@ -41,8 +41,8 @@ def masked_dice_bce(logits: Tensor, target: Tensor) -> Tensor:
 def pair_losses(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Loss of each pair, (N, K) float32, and which pairs have a labelled voxel, (N, K) bool.
 
-    A pair without one has loss 0. Shapes as in ``masked_dice_bce``. A class is computed apart from the others,
-    so its losses and gradients are the same bits whichever classes train beside it.
+    A pair without one has loss 0. Shapes as in ``masked_dice_bce``. A class is computed apart from the
+    others, so its losses and gradients are the same bits whichever classes train beside it.
     """
     if logits.shape != target.shape:
         raise ValueError(

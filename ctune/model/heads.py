@@ -224,7 +224,9 @@ def check_fit(head: Head, base: Base, base_digest: Callable[[], str]) -> None:
 
 def _hidden(base: Base, settings: HeadConfig) -> int:
     # Published: 512. A small base gets a controller in proportion, or one head would outweigh it.
-    return min(PUBLISHED_HIDDEN, base.channels.bottleneck)
+    if settings.text_hidden == "auto":
+        return min(PUBLISHED_HIDDEN, base.channels.bottleneck)
+    return settings.text_hidden
 
 
 def _seed_of(seed: int, class_name: str, kind: str) -> int:
