@@ -10,7 +10,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ctune.classes import NINE_ORGANS, ClassList, nearest
 from ctune.errors import ConfigError
@@ -58,6 +58,12 @@ class Preprocessing(Section):
     window: HUWindow | PercentileWindow = Field(default_factory=HUWindow, discriminator="kind")
     crop_foreground: bool = True
     """Crop to the box of voxels above the window's low end (0 after windowing); undone on the way back."""
+
+    @field_validator("window", mode="before")
+    @classmethod
+    def _kind(cls, window: Any) -> Any:
+        # CT is what most projects have: a window that only says low and high is one of Hounsfield units.
+        return {"kind": "hu", **window} if isinstance(window, dict) else window
 
     @model_validator(mode="after")
     def _positive(self) -> Preprocessing:

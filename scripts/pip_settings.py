@@ -1,7 +1,7 @@
 """Write pip's settings of this machine to a file, and print the volumes that a build needs to follow them.
 
 usage: python3 scripts/pip_settings.py PIP_CONF
-Prints one argument of `buildah bud` for each local folder that the settings name: wheels, index, certificates.
+Prints one argument of `buildah bud` for each local folder that they name: wheels, index, certificates.
 """
 
 from __future__ import annotations
