@@ -13,6 +13,6 @@ torch=$(grep '^torch==' constraints.txt)
 {
   grep '^#' constraints.txt
   # A local version such as +cpu names one build; the pin is of the release.
-  "${pip[@]}" freeze --exclude ctune | sed -E 's/\+[a-z0-9.]+$//' | tr 'A-Z_' 'a-z-' | LC_ALL=C sort
+  "${pip[@]}" freeze --all --exclude ctune --exclude pip | sed -E 's/\+[a-z0-9.]+$//' | tr 'A-Z_' 'a-z-' | LC_ALL=C sort
 } >"$work/constraints.txt"
 mv "$work/constraints.txt" constraints.txt

@@ -1,0 +1,33 @@
+"""How long `ctune --help` takes: in seconds, and as a multiple of what the bare interpreter needs to start.
+
+The multiple is the figure to watch: a busy or slow machine changes both times alike.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+
+from pytest_benchmark.fixture import BenchmarkFixture
+
+HELP = [sys.executable, "-m", "cli.main", "--help"]
+BARE = [sys.executable, "-c", "pass"]
+
+
+def run(command: list[str]) -> None:
+    subprocess.run(command, check=True, capture_output=True)
+
+
+def seconds(command: list[str]) -> float:
+    start = time.perf_counter()
+    run(command)
+    return time.perf_counter() - start
+
+
+def test_help(benchmark: BenchmarkFixture) -> None:
+    benchmark.pedantic(run, args=(HELP,), rounds=7, warmup_rounds=1)
+    pairs = [(seconds(HELP), seconds(BARE)) for _ in range(7)]
+    benchmark.extra_info["times_the_bare_interpreter"] = round(statistics.median(h / b for h, b in pairs), 2)
+    benchmark.extra_info["seconds_median"] = round(statistics.median(h for h, _ in pairs), 3)
