@@ -1,0 +1,48 @@
+"""``ctune evaluate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.options import ProjectDir
+from cli.output import AsJson, emit, progress
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(help="NAME, NAME:VERSION, NAME@ALIAS or sha256:...")],
+    split: Annotated[str, typer.Option("--split", help="test, validation or pool.")] = "test",
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for scores.csv and scores.json.")] = None,
+    project: ProjectDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Dice, NSD and HD95 per case and class; a missed organ counts as 0 Dice and the image diagonal, never NaN."""
+    from ctune.cohort import evaluate_cases
+    from ctune.compositions import load_model
+    from ctune.evaluate import summarise
+    from ctune.optimise import resolve_device
+    from ctune.project import find_project
+    from ctune.types import Split
+
+    found = find_project(project)
+    loaded = load_model(found.open_registry(), model, resolve_device(found.config.device))
+    folder = out or found.root / "evaluations" / loaded.digest[:16] / split
+    with progress("evaluate", as_json) as on_progress:
+        scores = evaluate_cases(found, loaded.network, folder, split=Split(split), on_progress=on_progress)
+    summary = summarise(scores)
+
+    def human(console: Console) -> None:
+        from rich.table import Table
+
+        table = Table("class", "Dice", "NSD", "HD95 mm", "cases", "misses", "false positives")
+        for name, row in summary.items():
+            table.add_row(name, *row.cells())
+        console.print(table)
+        console.print(f"per case and class: {folder}")
+
+    emit({"model": loaded.digest, "split": split, "classes": summary, "folder": folder}, as_json, human)

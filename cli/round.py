@@ -1,0 +1,108 @@
+"""``ctune round start|status|resume``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli.options import ProjectDir, names
+from cli.output import AsJson, emit, progress
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ctune.round import RoundState
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def start(
+    model: Annotated[str, typer.Argument(help="The model to start from: NAME, NAME:VERSION, NAME@ALIAS or sha256:...")],
+    classes: Annotated[str, typer.Option("--classes", help="Classes to revise, with commas; all of the project's by default.")] = "",
+    cases: Annotated[int | None, typer.Option("--cases", min=1, help="How many cases the expert gets.")] = None,
+    strategy: Annotated[str | None, typer.Option("--strategy", help="importance, uncertainty or random.")] = None,
+    expert: Annotated[str, typer.Option("--expert", help="Who revises.")] = "expert",
+    simulate: Annotated[
+        Path | None, typer.Option("--simulate", help="Folder with the hidden truth: a simulated expert revises.")
+    ] = None,
+    project: ProjectDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Predict the pool, score it, select cases; with a simulated expert go on to the new version of the model."""
+    from ctune.project import find_project
+    from ctune.round import start as start_round
+
+    found = find_project(project)
+    with progress("round", as_json) as on_progress:
+        state = start_round(
+            found,
+            name=model.partition(":")[0].partition("@")[0] if not model.startswith("sha256:") else found.config.name,
+            model=found.open_registry().resolve(model),
+            classes=names(classes) or found.config.classes,
+            cases=cases,
+            strategy=strategy,
+            expert=expert,
+            truth=simulate,
+            on_progress=on_progress,
+        )
+    _show(found.root, state, as_json)
+
+
+@app.command()
+def status(project: ProjectDir = None, as_json: AsJson = False) -> None:
+    """Every round of the project and where it stands."""
+    from ctune.project import find_project
+    from ctune.round import rounds
+
+    states = rounds(find_project(project))
+
+    def human(console: Console) -> None:
+        if not states:
+            console.print("no rounds yet; begin one with `ctune round start MODEL`")
+        for state in states:
+            console.print(_line(state))
+
+    emit({"rounds": [_document(s) for s in states]}, as_json, human)
+
+
+@app.command()
+def resume(
+    go_on: Annotated[
+        bool, typer.Option("--with-what-there-is", help="Go on although selected cases lack a revision.")
+    ] = False,
+    project: ProjectDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Go on with the unfinished round: after a kill, or when the expert has handed in revisions."""
+    from ctune.project import find_project
+    from ctune.round import resume as resume_round
+
+    found = find_project(project)
+    with progress("round", as_json) as on_progress:
+        state = resume_round(found, revisions_are_complete=go_on, on_progress=on_progress)
+    _show(found.root, state, as_json)
+
+
+def _show(root: Path, state: RoundState, as_json: bool) -> None:
+    def human(console: Console) -> None:
+        console.print(_line(state))
+        if state.next_arrow == "revise":
+            table = root / "rounds" / f"{state.number:03d}" / "selection.csv"
+            console.print(f"cases to revise, most important first: {table}")
+            console.print("hand masks in with `ctune revise FOLDER --expert NAME`, then `ctune round resume`")
+        for arrow, done in state.arrows.items():
+            console.print(f"  {arrow:<9} {done.seconds:8.1f} s")
+
+    emit(_document(state), as_json, human)
+
+
+def _document(state: RoundState) -> dict[str, Any]:
+    return {**state.model_dump(mode="json"), "next": state.next_arrow, "waiting": state.next_arrow == "revise"}
+
+
+def _line(state: RoundState) -> str:
+    where = f"stands before {state.next_arrow}" if state.next_arrow else f"over: sha256:{(state.model_out or '')[:12]}"
+    return f"round {state.number} of {state.name}: {', '.join(state.classes)}; {where}"

@@ -1,0 +1,44 @@
+"""``ctune train``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.options import ProjectDir, names
+from cli.output import AsJson, emit, progress
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def train(
+    name: Annotated[str | None, typer.Option("--name", help="Of the model; the project's name by default.")] = None,
+    classes: Annotated[str, typer.Option("--classes", help="With commas; all that the pool annotates by default.")] = "",
+    project: ProjectDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a base and its first heads on the pool's annotations, and register them; resumes after a kill."""
+    from ctune.foundation import train_model
+    from ctune.optimise import resolve_device
+    from ctune.project import find_project
+
+    found = find_project(project)
+    name = name or found.config.name
+    device = resolve_device(found.config.device)
+    with progress("train", as_json) as on_progress:
+        digest, result = train_model(found, name, names(classes) or None, device=device, on_progress=on_progress)
+    document = {
+        "name": name,
+        "model": digest,
+        "steps": result.steps,
+        "seconds": result.seconds,
+        "losses": result.losses,
+        "device": str(device),
+    }
+
+    def human(console: Console) -> None:
+        console.print(f"{name}: sha256:{digest[:12]}, loss {result.losses[-1]:.3f} after {result.steps} steps")
+
+    emit(document, as_json, human)
