@@ -99,6 +99,8 @@ def test_an_error_is_one_line_and_an_exit_code(
     answer = runner.invoke(command_that, ["boom"])
     assert answer.exit_code == code
     assert answer.stdout == ""
+    if isinstance(error, OSError):
+        assert answer.stderr == "error: [Errno 13] Permission denied: 'ctune.toml'\n"
     if isinstance(error, CtuneError):
         assert answer.stderr == "error: expected one, got two\n"
         answer = runner.invoke(command_that, ["boom", "--json"])
