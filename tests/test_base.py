@@ -130,7 +130,7 @@ def test_no_base_is_built_with_such_a_layer(monkeypatch: pytest.MonkeyPatch) -> 
             self.set_submodule("up_tr64.ops.1.bn1", nn.BatchNorm3d(8))
 
     monkeypatch.setattr(ctune.model.base, "UNetBackbone", Coupled)
-    with pytest.raises(ModelError, match="got BatchNorm3d at 'backbone.up_tr64.ops.1.bn1'"):
+    with pytest.raises(ModelError, match=r"got BatchNorm3d at 'backbone\.up_tr64\.ops\.1\.bn1'"):
         build_base(SMALL, seed=0)
 
 
