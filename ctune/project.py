@@ -1,0 +1,70 @@
+"""A project: a folder with ``ctune.toml``, a pool, rounds, a registry and a cache that may be deleted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ctune.config import CONFIG_NAME, Config, dump, load
+from ctune.data.files import write_atomically
+from ctune.data.pool import Pool
+from ctune.errors import PoolError, UsageError
+
+if TYPE_CHECKING:
+    from registry import Registry
+
+
+@dataclass(frozen=True, eq=False)
+class Project:
+    """root: the folder. config: what ``ctune.toml`` says."""
+
+    root: Path
+    config: Config
+
+    @cached_property
+    def pool(self) -> Pool:
+        return Pool.open(self.root / "pool")
+
+    @property
+    def cache(self) -> Path:
+        """What can be made again: prepared cases, features, checkpoints."""
+        return self.root / "cache"
+
+    def open_registry(self) -> Registry:
+        """The project's registry; made on first use."""
+        from registry import Registry
+
+        return Registry.open(self.root / self.config.registry)
+
+
+def create_project(root: Path, config: Config) -> Project:
+    """Make a project in `root`. Raises PoolError when one is there already."""
+    if (root / CONFIG_NAME).exists():
+        raise PoolError(f"expected a folder without a project, found {root / CONFIG_NAME}; choose another folder")
+    Pool.create(root / "pool")
+    with write_atomically(root / CONFIG_NAME) as temporary:
+        temporary.write_text(dump(config), encoding="utf-8")
+    return Project(root, config)
+
+
+def find_project(start: Path | None = None) -> Project:
+    """The project in `start`, or the one around the working directory, looking upwards as git does.
+
+    Raises UsageError when there is none, ConfigError for bad settings.
+    """
+    if start is not None:
+        return open_project(start)
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / CONFIG_NAME).exists():
+            return open_project(folder)
+    raise UsageError(f"expected {CONFIG_NAME} in {here} or a folder above it, found none; run `ctune init DIR` or give --project DIR")
+
+
+def open_project(root: Path) -> Project:
+    """The project in `root`. Raises UsageError when there is none, ConfigError for bad settings."""
+    if not (root / CONFIG_NAME).exists():
+        raise UsageError(f"expected {CONFIG_NAME} in {root}, found none; run `ctune init {root}` first")
+    return Project(root.resolve(), load(root / CONFIG_NAME))
