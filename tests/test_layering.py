@@ -39,8 +39,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 )
 """The words, what handles values and files, the verbs, the round, what looks at rounds."""
 
-KNOW_THE_REGISTRY = ("ctune.round", "ctune.compositions")
-"""The order of a round, and what turns a network into records and back."""
+KNOW_THE_REGISTRY = ("ctune.project", "ctune.compositions", "ctune.round")
+"""What opens a project's registry, what turns a network into records and back, and the order of a round."""
 
 WITHOUT_TORCH = (
     "cli",
