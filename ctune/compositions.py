@@ -162,7 +162,7 @@ def _head_record(
     )
     return HeadRecord(
         class_name=class_name,
-        kind=head.kind,
+        head_kind=head.kind,
         base=base_digest,
         base_fingerprint=base_fingerprint,
         fingerprint=fingerprint(head, modes=False),

@@ -25,15 +25,18 @@ def write_atomically(path: Path) -> Iterator[Path]:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, read_only: bool = False) -> None:
     """Write `value` as indented JSON with sorted keys, atomically. Raises ValueError for NaN."""
     with write_atomically(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, sort_keys=True, allow_nan=False, default=_plain) + "\n")
+        text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False, default=_plain) + "\n"
+        temporary.write_text(text, encoding="utf-8")
+        if read_only:
+            temporary.chmod(0o444)
 
 
 def read_json(path: Path) -> Any:
@@ -53,8 +56,8 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"cannot write {type(value).__name__} as JSON")
 
 
-def _sync_folder(folder: Path) -> None:
-    # The rename itself must reach the disk too.
+def sync_folder(folder: Path) -> None:
+    """Bring a folder's entries to the disk: after a rename in it, the rename itself."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -20,6 +20,7 @@ from ctune.data.files import write_atomically
 from ctune.errors import GeometryError, ImageFileError, LabelError
 from ctune.types import UNLABELLED, Affine, Case, Grid, Mask, Probabilities, Volume
 
+_BLOCK = 2**20
 _LFS = b"version https://git-lfs"
 _BROKEN = (EOFError, OSError, zlib.error, gzip.BadGzipFile, ValueError, NibabelError)
 
@@ -76,6 +77,24 @@ def read_mask(path: Path, grid: Grid, what: str) -> Mask:
             "write one class as 1"
         )
     return labels.astype(np.uint8)
+
+
+def check_whole(path: Path, what: str) -> None:
+    """Read a file to its end: as many bytes as its header promises must come out, and gzip's checksum must hold.
+
+    Reading the voxels alone stops before the checksum, so that a flipped bit would pass. Memory: one block.
+    Raises ImageFileError.
+    """
+    image = _open(path, what)
+    promised = int(image.dataobj.offset) + int(np.prod(image.shape, dtype=object)) * int(image.get_data_dtype().itemsize)
+    opened: Any = gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb")
+    try:
+        with opened as file:
+            came = sum(len(block) for block in iter(lambda: file.read(_BLOCK), b""))
+    except _BROKEN as error:
+        raise ImageFileError(f"{what}: expected a whole image in {path}, got one that is cut short or damaged ({_line(error)}); copy it again") from None
+    if came < promised:
+        raise ImageFileError(f"{what}: expected {promised} bytes of image in {path}, got {came}; it is cut short, copy it again")
 
 
 def check_same_grid(got: Grid, expected: Grid, what: str, path: Path) -> None:

@@ -1,10 +1,12 @@
 """The pool: a project's cases and their annotations, as files that never change once they are there.
 
-    pool/<case>/case.json                                what is known of the CT; written last: without it there is no case
-    pool/<case>/ct.nii.gz                                the CT's own bytes
+    pool/<case>/case.json                    what is known of the CT
+    pool/<case>/ct.nii.gz                    the CT's own bytes
     pool/<case>/annotations/<class>/<source>-0001.nii.gz + .json
 
-An annotation is written once. Another one of the same class and source gets the next number.
+A case is built under a temporary name and appears in one rename, with its first annotations or not at all. A later
+annotation counts from the moment its .json is there, which comes last. Numbers grow within a class, whatever the source:
+the highest is the newest. All of these files are read-only and carry a sha256.
 """
 
 from __future__ import annotations
@@ -13,26 +15,31 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from ctune.classes import canonical, nearest
-from ctune.data.files import read_json, sha256_of, write_json
-from ctune.data.nifti import header_notes, read_case, read_mask, write_mask
+from ctune.data.annotations import check_bytes, damage, list_annotations, new_record, now, write_annotation
+from ctune.data.files import read_json, sha256_of, sync_folder, write_atomically, write_json
+from ctune.data.nifti import check_whole, header_notes, read_case, read_mask
 from ctune.errors import PoolError
 from ctune.types import Annotation, AnnotationRecord, Case, Grid, Mask, Source, Split
 
 _CASE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_BUILDING = ".{}.building"
+_PATIENCE_S = 600.0
 
 
 @dataclass(frozen=True)
 class CaseRecord:
-    """What the pool knows of a CT. image: its file. notes: oddities of its header."""
+    """What the pool knows of a CT.
+
+    image: its file. sha256: of the file's bytes. grid: shape (X, Y, Z) and affine. notes: oddities of its header.
+    added: when, ISO 8601. origin: where it came from, in words.
+    """
 
     id: str
     split: Split
@@ -40,20 +47,22 @@ class CaseRecord:
     sha256: str
     grid: Grid
     notes: tuple[str, ...] = ()
+    added: str = ""
+    origin: Mapping[str, str] = field(default_factory=dict)
 
 
 def check_case_id(case_id: str) -> str:
     """The id itself. Raises PoolError when it could not be a folder's name everywhere."""
     if not _CASE_ID.fullmatch(case_id):
         raise PoolError(
-            f"expected a case id of 1 to 128 letters, digits, '.', '_' and '-' that starts with a letter or digit, "
+            "expected a case id of 1 to 128 letters, digits, '.', '_' and '-' that starts with a letter or digit, "
             f"got {case_id!r}; rename the case"
         )
     return case_id
 
 
 class Pool:
-    """The cases under one folder."""
+    """The cases under one folder; safe for several processes at once."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -75,21 +84,26 @@ class Pool:
 
     def cases(self, split: Split | None = None) -> list[CaseRecord]:
         """All cases (of one split), by id."""
-        found = (self.case(path.parent.name) for path in sorted(self.root.glob("[!.]*/case.json")))
+        found = (self.case(name) for name in self._ids())
         return [case for case in found if split is None or case.split == split]
 
     def case(self, case_id: str) -> CaseRecord:
-        """What is known of one case. Raises PoolError for an id that is not here."""
-        path = self.root / check_case_id(case_id) / "case.json"
-        if not path.exists():
-            hint = nearest(case_id, (p.parent.name for p in self.root.glob("[!.]*/case.json")))
-            raise PoolError(f"expected a case of the pool, got {case_id!r}; " + (f"did you mean {hint!r}?" if hint else "import it first"))
-        about = read_json(path)
-        grid = Grid(tuple(about["shape"]), about["affine"])
-        return CaseRecord(about["id"], Split(about["split"]), path.parent / about["image"], about["sha256"], grid, tuple(about["notes"]))
+        """What is known of one case. Raises PoolError for an id that is not here, or a damaged record."""
+        if case_id not in self:
+            hint = nearest(case_id, self._ids())
+            advice = f"did you mean {hint!r}?" if hint else "import it first"
+            raise PoolError(f"expected a case of the pool, got {case_id!r}; {advice}")
+        path = self.root / case_id / "case.json"
+        with damage(path):
+            about = read_json(path)
+            grid = Grid(tuple(about["shape"]), about["affine"])
+            split, image, notes = Split(about["split"]), path.parent / about["image"], tuple(about["notes"])
+            return CaseRecord(
+                about["id"], split, image, about["sha256"], grid, notes, about["added"], about["origin"]
+            )
 
     def __contains__(self, case_id: str) -> bool:
-        return (self.root / case_id / "case.json").exists()
+        return bool(_CASE_ID.fullmatch(case_id)) and (self.root / case_id / "case.json").is_file()
 
     def grid(self, case_id: str) -> Grid:
         """The CT's grid."""
@@ -98,8 +112,7 @@ class Pool:
     def load(self, case_id: str) -> Case:
         """The CT itself. Raises PoolError when its bytes are no longer those that were imported."""
         record = self.case(case_id)
-        if not record.image.exists():
-            raise PoolError(f"case {case_id}: expected its CT in {record.image}, found no file; restore it from where it was imported")
+        check_bytes(record.image, record.sha256, f"case {case_id}: expected the CT that was imported")
         return read_case(record.image, case_id)
 
     def add_case(
@@ -111,36 +124,48 @@ class Pool:
         *,
         source: Source = Source.ORIGINAL,
         author: str = "import",
+        origin: Mapping[str, str] | None = None,
+        notes: Mapping[str, str] | None = None,
     ) -> CaseRecord:
         """Copy a CT into the pool with its first `annotations` {class: mask on the CT's grid}: all of it, or nothing.
 
-        Raises PoolError when the id is taken (also in other letters' case) and whatever ``read_case`` raises.
+        `annotations` is read one class at a time, so a mapping that loads masks on demand needs memory for one.
+        `origin` says where the CT came from, `notes` {class: text} where a mask did.
+        Raises PoolError when the id is taken (also in other letters' case), what ``read_case`` raises, and what reading
+        a mask raises: then the pool is as it was.
         """
         check_case_id(case_id)
-        case = read_case(image, case_id)
+        digest = sha256_of(image) if image.is_file() else ""
+        check_whole(image, f"case {case_id}")
+        grid = read_case(image, case_id).grid
         with self._locked():
-            taken = {p.name.lower(): p.name for p in self.root.iterdir() if not p.name.startswith(".")}
-            if case_id.lower() in taken:
-                raise PoolError(f"expected a new case id, got {case_id!r} while the pool has {taken[case_id.lower()]!r}; rename the new case")
-            building = self.root / f".{uuid4().hex[:12]}.tmp"
+            self._check_free(case_id)
+            building = self.root / _BUILDING.format(uuid4().hex[:12])
             try:
                 (building / "annotations").mkdir(parents=True)
-                name = "ct.nii.gz" if image.name.endswith(".gz") else "ct.nii"
-                shutil.copyfile(image, building / name)
-                (building / name).chmod(0o444)
+                name = "ct.nii.gz" if image.name.lower().endswith(".gz") else "ct.nii"
+                _copy(image, building / name, digest, case_id)
                 for class_name, mask in (annotations or {}).items():
-                    _write_annotation(building, case, class_name, mask, source, author, 0)
+                    record = new_record(
+                        case_id, class_name, source, author, note=(notes or {}).get(class_name, "")
+                    )
+                    write_annotation(building, record, mask, grid)
                 about = {
+                    "format": 1,
                     "id": case_id,
                     "split": Split(split).value,
                     "image": name,
-                    "sha256": sha256_of(building / name),
-                    "shape": case.grid.shape,
-                    "affine": case.grid.affine.tolist(),
+                    "sha256": digest,
+                    "shape": grid.shape,
+                    "affine": grid.affine.tolist(),
                     "notes": header_notes(image),
+                    "added": now(),
+                    "origin": dict(origin or {}),
                 }
-                write_json(building / "case.json", about)
+                write_json(building / "case.json", about, read_only=True)
+                sync_folder(building)
                 building.rename(self.root / case_id)
+                sync_folder(self.root)
             finally:
                 shutil.rmtree(building, ignore_errors=True)
         return self.case(case_id)
@@ -148,19 +173,18 @@ class Pool:
     # Annotations --------------------------------------------------------------------------------------------------
 
     def annotations(self, case_id: str, class_name: str | None = None) -> list[AnnotationRecord]:
-        """Records of a case's annotations (of one class), oldest first."""
-        folder = self.root / check_case_id(case_id) / "annotations"
-        wanted = canonical(class_name) if class_name else "*"
-        records = [_record(read_json(path)) for path in folder.glob(f"{wanted}/*.json") if not path.name.startswith(".")]
-        return sorted(records, key=lambda r: (r.created, r.round, r.path))
+        """Records of a case's annotations (of one class), by class, and within a class the oldest first.
+
+        Raises PoolError for an unknown case or a damaged record.
+        """
+        folder = self.case(case_id).image.parent / "annotations"
+        return list_annotations(folder, canonical(class_name) if class_name else "*")
 
     def read(self, record: AnnotationRecord) -> Annotation:
         """An annotation with its mask. Raises PoolError when its bytes changed since it was written."""
         path = self.root / record.path
         what = f"case {record.case_id}, {record.class_name}"
-        if not path.exists() or (found := sha256_of(path)) != record.sha256:
-            got = found[:12] if path.exists() else "no file"
-            raise PoolError(f"{what}: expected the annotation {record.sha256[:12]} in {path}, got {got}; restore the file from a backup")
+        check_bytes(path, record.sha256, f"{what}: expected the {record.source} annotation as it was written")
         return Annotation(record, read_mask(path, self.grid(record.case_id), what))
 
     def annotate(
@@ -178,59 +202,50 @@ class Pool:
     ) -> AnnotationRecord:
         """Add an annotation (X, Y, Z) uint8 of 0, 1 or UNLABELLED; those that are there stay as they are.
 
-        Raises PoolError for an unknown case and GeometryError for a mask of another shape.
+        `model` is the digest of a predicting model, `seconds` what an expert spent.
+        Raises PoolError for an unknown case, GeometryError for a mask of another shape, LabelError for other values.
         """
         case = self.case(case_id)
-        folder = self.root / case.id
-        with FileLock(folder / ".lock"):
-            return _write_annotation(
-                folder, Case(case.id, mask, case.grid), class_name, mask, source, author, round, model, seconds, note
+        folder = case.image.parent
+        with _lock(folder):
+            record = new_record(case.id, class_name, source, author, round, model, seconds, note)
+            return write_annotation(folder, record, mask, case.grid)
+
+    def _ids(self) -> list[str]:
+        return sorted(p.parent.name for p in self.root.glob("[!.]*/case.json"))
+
+    def _check_free(self, case_id: str) -> None:
+        taken = {p.name.lower(): p.name for p in self.root.iterdir() if not p.name.startswith(".")}
+        if case_id.lower() in taken:
+            raise PoolError(
+                f"expected a new case id, got {case_id!r} while the pool has {taken[case_id.lower()]!r}; rename the new case"
             )
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        with FileLock(self.root / ".lock"):
+        with _lock(self.root):
+            # Who holds the lock is the only one who builds: anything half-built was left by a process that is gone.
+            for leftover in self.root.glob(_BUILDING.format("*")):
+                shutil.rmtree(leftover, ignore_errors=True)
             yield
 
 
-def _write_annotation(
-    folder: Path,
-    case: Case,
-    class_name: str,
-    mask: Mask,
-    source: Source,
-    author: str,
-    round: int,
-    model: str | None = None,
-    seconds: float | None = None,
-    note: str = "",
-) -> AnnotationRecord:
-    name, source = canonical(class_name), Source(source)
-    place = folder / "annotations" / name
-    place.mkdir(parents=True, exist_ok=True)
-    number = 1 + max((int(p.name.split("-")[1].split(".")[0]) for p in place.glob(f"{source}-*.nii.gz")), default=0)
-    path = place / f"{source}-{number:04d}.nii.gz"
-    write_mask(path, mask, case.grid)
-    path.chmod(0o444)
-    record = AnnotationRecord(
-        case_id=case.id,
-        class_name=name,
-        source=source,
-        author=author,
-        created=datetime.now(UTC).isoformat(timespec="microseconds"),
-        round=round,
-        sha256=sha256_of(path),
-        path=str(Path(case.id) / path.relative_to(folder)),
-        model=model,
-        seconds=seconds,
-        note=note,
-    )
-    about = path.with_name(path.name.removesuffix(".nii.gz") + ".json")
-    # The record comes last: a mask without one is an unfinished write and is not listed.
-    write_json(about, asdict(record))
-    about.chmod(0o444)
-    return record
+def _copy(image: Path, target: Path, digest: str, case_id: str) -> None:
+    with write_atomically(target) as temporary:
+        shutil.copyfile(image, temporary)
+        temporary.chmod(0o444)
+        if sha256_of(temporary) != digest:
+            raise PoolError(
+                f"case {case_id}: expected {image} to stay as it was, it changed while it was copied; import it again"
+            )
 
 
-def _record(about: dict[str, Any]) -> AnnotationRecord:
-    return AnnotationRecord(**{**about, "source": Source(about["source"])})
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    try:
+        with FileLock(folder / ".lock", timeout=_PATIENCE_S):
+            yield
+    except Timeout:
+        raise PoolError(
+            f"expected {folder} to be free, another process has held it for {_PATIENCE_S:.0f} s; try again"
+        ) from None

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 
 def fingerprint(module: nn.Module, modes: bool = True) -> str:
-    """sha256 (hex) over names, dtypes, shapes and bytes of all parameters and buffers, and over training
-    modes.
+    """sha256 (hex) over parameters, buffers and training modes, each under its name.
 
-    Equal when nothing moved. `modes=False` leaves training modes out: the digest of the weights alone.
+    Of a tensor it takes dtype, shape and bytes. Equal when nothing moved. `modes=False` leaves training modes
+    out: the digest of the weights alone.
     """
     digest = hashlib.sha256()
     tensors: list[tuple[str, str, Tensor]] = [("parameter", n, t) for n, t in module.named_parameters()]

@@ -19,8 +19,7 @@ Trainable: TypeAlias = Literal["heads", "heads+decoder", "all"]
 
 
 def tune_only(network: Network, classes: Iterable[str], trainable: Trainable = "heads") -> tuple[str, ...]:
-    """Freeze all of `network` but what trains, switch that to training mode, and return its parameters'
-    names.
+    """Freeze all of `network` but what trains, put that in training mode, return its parameters' names.
 
     heads: the heads of `classes`. heads+decoder: these and the base's decoder and 8-channel reader; other
     classes then drift. all: everything, the heads of other classes too (the paper's revised-only column).

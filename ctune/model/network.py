@@ -19,19 +19,17 @@ from ctune.model.heads import Head, check_fit
 class Network(nn.Module):
     """A base and {class: head}.
 
-        Raises HeadBaseMismatchError when a head does not fit the base, ModelError when a head is filed under
-        another class. Logits of a class are the same bits whichever other classes run in the same call (same
-        device, threads and batch; on a GPU with ``torch.backends.cudnn.benchmark`` off).
+    Raises HeadBaseMismatchError when a head does not fit the base, ModelError when a head is filed under
+    another class. Logits of a class are the same bits whichever other classes run in the same call (same
+    device, threads and batch; on a GPU with ``torch.backends.cudnn.benchmark`` off).
 
-        >>> from ctune.config import BaseConfig
-        >>> from ctune.model.base import build_base
-        >>> from ctune.model.fingerprint import fingerprint
-    from ctune.model.heads import build_head
-        >>> base = build_base(BaseConfig(architecture="unet_small"), seed=0)
-        >>> heads = {name: build_head(name, "text", base, seed=0) for name in ("liver", "spleen")}
-        >>> network = Network(base, heads)
-        >>> network(torch.rand(1, 1, 16, 16, 16), ["spleen"]).shape
-        torch.Size([1, 1, 16, 16, 16])
+    >>> from ctune.config import BaseConfig
+    >>> from ctune.model.base import build_base
+    >>> from ctune.model.heads import build_head
+    >>> base = build_base(BaseConfig(architecture="unet_small"), seed=0)
+    >>> heads = {name: build_head(name, "text", base, seed=0) for name in ("liver", "spleen")}
+    >>> Network(base, heads)(torch.rand(1, 1, 16, 16, 16), ["spleen"]).shape
+    torch.Size([1, 1, 16, 16, 16])
     """
 
     def __init__(self, base: Base, heads: Mapping[str, Head]) -> None:

@@ -50,8 +50,7 @@ class TextTable:
 
 
 def text_vector(class_name: str, encoder_path: str | Path | None = None) -> npt.NDArray[np.float32]:
-    """The vector of a class name: (384,) float32 of length 1, from the table or, failing that, from the
-    encoder.
+    """The vector of a class name, (384,) float32 of length 1: from the table, else from the encoder.
 
     encoder_path: a sentence-transformers folder with the table's encoder (all-MiniLM-L6-v2), read offline.
     Raises UnknownClassError for a class that is not in the table when no encoder is given, UsageError when
@@ -105,11 +104,10 @@ def centred(vectors: npt.NDArray[np.float32], mean: npt.NDArray[np.float32]) -> 
 
 
 def encode(names: Sequence[str], encoder_path: str | Path) -> npt.NDArray[np.float32]:
-    """Encoder output (n, 384) float32 for class names, each by itself, so that one name's vector knows no
-    other.
+    """Encoder output (n, 384) float32 for class names.
 
-    Raises UsageError when sentence-transformers is not installed, ModelError when the folder holds no such
-    encoder.
+    Each name is encoded by itself: padding beside a longer one would change its bits. Raises UsageError when
+    sentence-transformers is not installed, ModelError when the folder holds no such encoder.
     """
     try:
         from sentence_transformers import SentenceTransformer  # type: ignore[import-not-found, unused-ignore]

@@ -59,10 +59,9 @@ class Up(nn.Module):
 
 
 class UNetBackbone(nn.Module):
-    """Encoder and decoder; a level is called by the published width of its depth (64, 128, ...) whatever its
-    channels.
+    """Encoder and decoder, with the published names: 64, 128, ... say the depth of a level.
 
-    channels: by level, finest first; even numbers.
+    They are also its width only with the published channels. channels: by level, finest first; even numbers.
     """
 
     def __init__(self, channels: Sequence[int]) -> None:

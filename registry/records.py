@@ -1,0 +1,139 @@
+"""What the registry remembers, as frozen values; a record's identity is the sha256 of its canonical JSON.
+
+What differs between identical runs (seconds, device, time) is no part of a record: it is kept beside it as measured.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from registry.errors import IntegrityError
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+"""sha256 in hexadecimal."""
+
+
+class Record(BaseModel):
+    """Frozen; unknown fields are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+    format: Literal[1] = 1
+
+
+class BaseRecord(Record):
+    """A shared network. weights: digest of a safetensors blob. fingerprint: of the weights in memory."""
+
+    kind: Literal["base"] = "base"
+    architecture: str
+    settings: dict[str, Any]
+    fingerprint: Digest
+    weights: Digest
+    preprocessing: dict[str, Any]
+    classes: tuple[str, ...]
+    code_version: str
+    seed: int
+    parents: tuple[Digest, ...] = ()
+
+
+class AnnotationUsed(BaseModel):
+    """One annotation that trained a head: which, where from, by whom, when."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    case_id: str
+    class_name: str
+    sha256: Digest
+    source: str
+    author: str
+    created: str
+    round: int
+
+
+class HeadRecord(Record):
+    """The class-specific network of one class, and everything that it was made from."""
+
+    kind: Literal["head"] = "head"
+    class_name: str
+    head_kind: str
+    base: Digest
+    base_fingerprint: Digest
+    fingerprint: Digest
+    weights: Digest
+    text_vector: str | None = None
+    """sha256 of the class name's text vector, for text heads."""
+    round: int
+    parent: Digest | None = None
+    settings: dict[str, Any]
+    seed: int
+    annotations: tuple[AnnotationUsed, ...] = ()
+    experts: tuple[str, ...] = ()
+    code_version: str
+
+
+class ModelRecord(Record):
+    """A composition: one base and {class: head}."""
+
+    kind: Literal["model"] = "model"
+    base: Digest
+    heads: dict[str, Digest]
+    parents: tuple[Digest, ...] = ()
+    round: int = 0
+    config: dict[str, Any] = Field(default_factory=dict)
+    note: str = ""
+
+
+class EvaluationRecord(Record):
+    """Scores of one model on one set of cases. data: {case: digest of its CT and truth}."""
+
+    kind: Literal["evaluation"] = "evaluation"
+    model: Digest
+    split: str
+    data: dict[str, str]
+    scores: tuple[dict[str, Any], ...]
+    summary: dict[str, dict[str, Any]]
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+
+AnyRecord = BaseRecord | HeadRecord | ModelRecord | EvaluationRecord
+_READER: TypeAdapter[AnyRecord] = TypeAdapter(Annotated[AnyRecord, Field(discriminator="kind")])
+
+
+def canonical(record: AnyRecord) -> bytes:
+    """The record as canonical JSON: keys sorted, no white space, UTF-8."""
+    return json.dumps(
+        record.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    ).encode()
+
+
+def digest_of(data: bytes) -> str:
+    """sha256 in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def read_record(data: bytes, digest: str) -> AnyRecord:
+    """A record from canonical JSON. Raises IntegrityError when it is none that this version knows."""
+    try:
+        return _READER.validate_json(data)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise IntegrityError(
+            f"expected the record sha256:{digest[:12]} to be one this version knows, got a problem at "
+            f"{'.'.join(map(str, problem['loc'])) or 'its start'}: {problem['msg']}; update ctune or restore the registry"
+        ) from None
+
+
+def blobs_of(record: AnyRecord) -> tuple[str, ...]:
+    """Digests of the weights that a record needs."""
+    return (record.weights,) if isinstance(record, BaseRecord | HeadRecord) else ()
+
+
+def records_of(record: AnyRecord) -> tuple[str, ...]:
+    """Digests of the records that a record cannot do without; its parents are history, not needs."""
+    if isinstance(record, HeadRecord):
+        return (record.base,)
+    if isinstance(record, ModelRecord):
+        return (record.base, *record.heads.values())
+    return (record.model,) if isinstance(record, EvaluationRecord) else ()
