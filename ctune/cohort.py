@@ -10,19 +10,16 @@ from pathlib import Path
 
 import numpy as np
 
-from ctune.config import Config
-from ctune.data.files import read_json, write_json
-from ctune.data.nifti import write_mask
-from ctune.data.pool import Pool
+from ctune.data.nifti import write_volume
 from ctune.data.prepared import PreparedCase, prepare
 from ctune.errors import PoolError
-from ctune.evaluate import CaseScore, evaluate_case
+from ctune.evaluate import CaseScore, score_mask, write_scores
 from ctune.hybrid import merge
-from ctune.importance import Importance, score_case
+from ctune.importance import CaseImportance, score_case
 from ctune.model.network import Network
 from ctune.predict import Axis, masks_of, predict_case, prediction_is_whole, read_prediction, write_prediction
 from ctune.project import Project
-from ctune.types import Annotation, HybridAnnotation, Mask, OnProgress, Progress, Source, silent
+from ctune.types import HybridAnnotation, Mask, OnProgress, Progress, Source, Split, silent
 
 
 def predict_cases(
@@ -51,19 +48,67 @@ def score_cases(
     project: Project,
     predictions: Path,
     case_ids: Sequence[str],
-    folder: Path,
+    attention: Path,
     *,
     classes: Sequence[str],
     on_progress: OnProgress = silent,
-) -> list[Importance]:
-    """Importance of each predicted case over `classes`; scores and attention maps (uint8) are kept in ``folder``."""
-    out = []
+) -> list[CaseImportance]:
+    """Importance of each predicted case over `classes`; attention maps go to ``attention/<case>.nii.gz`` (uint8)."""
+    config, out = project.config, []
     for number, case_id in enumerate(case_ids):
         prediction = read_prediction(predictions / case_id, project.pool.grid(case_id))
-        importance = score_case(
-            prediction, project.config.importance, project.config.inference.threshold, classes=classes
-        )
-        write_mask(folder / f"{case_id}.nii.gz", importance.attention, prediction.grid)
-        out.append(importance.without_attention())
+        importance = score_case(prediction, config.importance, config.inference.threshold, classes)
+        write_volume(attention / f"{case_id}.nii.gz", importance.attention, prediction.grid)
+        out.append(importance.summary())
         on_progress(Progress("score", number + 1, len(case_ids), case_id))
+    return out
+
+
+def hybrid_of(
+    project: Project, case_id: str, sources: Sequence[Source] = (Source.ORIGINAL, Source.REVISED, Source.PREDICTED)
+) -> HybridAnnotation:
+    """The merged labels of one case from its annotations of `sources`, in the order that the project sets."""
+    pool, order = project.pool, [s for s in project.config.hybrid.order if s in sources]
+    records = [r for r in pool.annotations(case_id) if r.source in order]
+    names = sorted({r.class_name for r in records})
+    found = {name: [pool.read(r) for r in records if r.class_name == name] for name in names}
+    return merge(case_id, found, order)
+
+
+def prepare_labels(project: Project, case_id: str, masks: Mapping[str, Mask]) -> PreparedCase:
+    """A case with its labels (on the CT's grid) in the network's space, from the project's cache where they are."""
+    return prepare(
+        case_id,
+        lambda: project.pool.load(case_id),
+        project.pool.case(case_id).sha256,
+        masks,
+        project.config.preprocessing,
+        project.cache / "prepared",
+    )
+
+
+def evaluate_cases(
+    project: Project,
+    network: Network,
+    folder: Path,
+    *,
+    split: Split = Split.TEST,
+    on_progress: OnProgress = silent,
+) -> list[CaseScore]:
+    """Score the network's classes on every case of `split` that annotates them; scores are kept in `folder`.
+
+    The truth is original and revised annotations alone. Raises PoolError when the split has no case.
+    """
+    cases, out = project.pool.cases(split), list[CaseScore]()
+    if not cases:
+        raise PoolError(f"expected cases of the split '{split}', got none; import some with --split {split}")
+    for number, case in enumerate(cases):
+        truth = hybrid_of(project, case.id, (Source.ORIGINAL, Source.REVISED)).masks
+        names = [name for name in network.classes if name in truth]
+        prediction = predict_case(network, project.pool.load(case.id), project.config, model="", classes=names)
+        predicted = masks_of(prediction, project.config.inference.threshold)
+        tolerance = project.config.evaluation.nsd_tolerance_mm
+        out += [score_mask(case.id, n, predicted[n], np.asarray(truth[n]), case.grid, tolerance) for n in names]
+        on_progress(Progress("evaluate", number + 1, len(cases), case.id))
+    write_scores(folder, out)
     return out

@@ -6,7 +6,7 @@ This and ``round`` are the only files of ctune that know the registry.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -14,11 +14,12 @@ import torch
 from ctune import __version__
 from ctune.config import BaseConfig, Config, Preprocessing
 from ctune.errors import HeadBaseMismatchError, UsageError
+from ctune.evaluate import CaseScore, summarise
 from ctune.model.freeze import fingerprint
 from ctune.model.network import Network
 from ctune.model.weights import base_from_bytes, base_to_bytes, head_from_bytes, head_to_bytes
 from ctune.types import AnnotationRecord
-from registry import AnnotationUsed, BaseRecord, HeadRecord, ModelRecord, Registry
+from registry import AnnotationUsed, BaseRecord, EvaluationRecord, HeadRecord, ModelRecord, Registry
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,6 +119,20 @@ def register_model(
     digest = registry.register(model)
     registry.add_version(name, digest, note=note)
     return digest
+
+
+def record_evaluation(
+    registry: Registry, model: str, split: str, data: Mapping[str, str], scores: Sequence[CaseScore]
+) -> str:
+    """Register the scores of a model on the cases of a split; `data` is {case: sha256 of its CT}."""
+    record = EvaluationRecord(
+        model=model,
+        split=split,
+        data=dict(data),
+        scores=tuple(asdict(s) for s in scores),
+        summary={name: asdict(s) for name, s in summarise(scores).items()},
+    )
+    return registry.register(record)
 
 
 def _register_base(registry: Registry, network: Network, config: Config, parent: Model | None) -> tuple[str, str]:

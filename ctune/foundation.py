@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
 from ctune.classes import ClassList
 from ctune.cohort import hybrid_of, prepare_labels
-from ctune.compositions import Tuned, register_model
-from ctune.errors import PoolError
+from ctune.compositions import Tuned, load_model, register_model
+from ctune.continual import Tuning, compose, tune_model
+from ctune.errors import PoolError, UsageError
 from ctune.model.base import build_base
 from ctune.model.heads import build_head
 from ctune.model.network import Network
@@ -76,3 +78,40 @@ def annotated_classes(project: Project) -> set[str]:
 def checkpoint_path(project: Project, name: str) -> Path:
     """Where the training of a model leaves its checkpoints."""
     return project.root / "cache" / "training" / f"{name}.safetensors"
+
+
+def retune_model(
+    project: Project,
+    reference: str,
+    classes: Sequence[str],
+    *,
+    name: str | None = None,
+    device: torch.device,
+    on_progress: OnProgress = silent,
+) -> tuple[str, Tuning]:
+    """Tune `classes` of a registered model outside a round, and register the result as a version of `name`.
+
+    `name` is by default the one in `reference`. Raises UsageError when there is none, and what ``tune_model`` raises.
+    """
+    registry, config = project.open_registry(), project.config
+    wanted = ClassList.of(classes, config.aliases)
+    name = name or name_in(reference)
+    model = load_model(registry, reference, device)
+    with TemporaryDirectory(dir=project.root, prefix=".tuning-") as folder:
+        done = tune_model(project, model, wanted, Path(folder), seed=config.seed, device=device, on_progress=on_progress)
+        network = compose(model, Path(folder), wanted)
+    settings = config.tune.model_dump(mode="json")
+    measured = {"seconds": done.result.seconds, "device": str(device)}
+    round_number = 1 + model.record.round
+    tuned = {c: Tuned(done.annotations[c], settings, config.seed, round_number, measured) for c in done.annotations}
+    digest = register_model(
+        registry, name, network, config, tuned, parent=model, round_number=round_number, note=f"tuned {', '.join(wanted)}"
+    )
+    return digest, done
+
+
+def name_in(reference: str) -> str:
+    """The name that a reference begins with. Raises UsageError for a digest, which has none."""
+    if reference.startswith("sha256:"):
+        raise UsageError(f"expected a name for the new version, got only {reference}; give --name")
+    return reference.partition("@")[0].partition(":")[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from ctune.cohort import evaluate_cases, hybrid_of, predict_cases, score_cases
 from ctune.compositions import Model, Tuned, load_model, record_evaluation, register_model
 from ctune.continual import compose, revised_cases, tune_model
 from ctune.evaluate import read_scores
-from ctune.expert import simulate_cases
+from ctune.expert import revise_selected
 from ctune.hybrid import load_hybrid, save_hybrid
 from ctune.importance import read_importances, write_importances
 from ctune.optimise import resolve_device
@@ -19,7 +19,7 @@ from ctune.predict import masks_of, read_prediction
 from ctune.project import Project
 from ctune.round.state import RoundState, folder_of
 from ctune.select import Selected, read_csv, select, write_csv
-from ctune.types import AnnotationRecord, OnProgress, Source, Split
+from ctune.types import AnnotationRecord, Mask, OnProgress, Source, Split
 from registry import Registry
 
 
@@ -114,11 +114,11 @@ class Desk:
     def revise(self) -> dict[str, Any]:
         """Take the expert's masks: a simulated expert writes them now, a real one has handed them in or is waited for."""
         if self.state.truth:
-            simulate_cases(
+            revise_selected(
                 self.project,
                 Path(self.state.truth),
                 self.selected,
-                predictions=self.folder / "predictions",
+                _Predicted(self.project, self.folder / "predictions"),
                 round_number=self.state.number,
                 expert=self.state.expert,
                 seed=self.state.seed,
@@ -190,7 +190,8 @@ class Desk:
             round_number=self.state.number,
             note=f"round {self.state.number}: {', '.join(self.state.classes)}",
         )
-        record_evaluation(self.registry, digest, read_scores(self.folder / "evaluation"))
+        data = {case.id: case.sha256 for case in self.project.pool.cases(Split.TEST)}
+        record_evaluation(self.registry, digest, Split.TEST, data, read_scores(self.folder / "evaluation"))
         return {"model": digest, "name": self.state.name}
 
     # What arrows share --------------------------------------------------------------------------------------------
@@ -233,3 +234,20 @@ class Desk:
 
 def _revised(records: Sequence[AnnotationRecord]) -> list[AnnotationRecord]:
     return [a for a in records if a.source == Source.REVISED]
+
+
+class _Predicted(Mapping[str, Mapping[str, Mask]]):
+    """{case: {class: mask}} of a round's predictions, read when asked for."""
+
+    def __init__(self, project: Project, folder: Path) -> None:
+        self.project, self.folder = project, folder
+
+    def __getitem__(self, case_id: str) -> Mapping[str, Mask]:
+        prediction = read_prediction(self.folder / case_id, self.project.pool.grid(case_id))
+        return masks_of(prediction, self.project.config.inference.threshold)
+
+    def __iter__(self) -> Iterator[str]:
+        return (path.parent.name for path in self.folder.glob("*/prediction.json"))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
