@@ -33,7 +33,7 @@ def patches(count: int, *shape: int) -> torch.Tensor:
     return torch.rand(count, 1, *shape, generator=torch.Generator().manual_seed(3))
 
 
-@pytest.mark.parametrize("shape", [(1, 16, 16, 16), (2, 24, 16, 8), (3, 8, 16, 8), (1, 40, 40, 40)])
+@pytest.mark.parametrize("shape", [(1, 16, 8, 8), (2, 24, 16, 8), (3, 8, 16, 8), (1, 32, 32, 32)])
 def test_logits_of_a_class_are_the_same_bits_in_any_company(network: Network, shape: tuple[int, ...]) -> None:
     with torch.inference_mode():
         features = network.base(patches(*shape))
@@ -41,7 +41,7 @@ def test_logits_of_a_class_are_the_same_bits_in_any_company(network: Network, sh
         for size in range(1, 10):
             # Every subset on the small patch, two of each size on the others.
             subsets = list(combinations(network.classes, size))
-            for subset in subsets if shape == (1, 16, 16, 16) else {subsets[0], subsets[-1]}:
+            for subset in subsets if shape == (1, 16, 8, 8) else {subsets[0], subsets[-1]}:
                 logits = network.logits(features, subset[::-1])
                 for channel, name in enumerate(subset[::-1]):
                     assert torch.equal(logits[:, channel], alone[name]), (name, subset)
