@@ -32,6 +32,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "ctune.train",
         "ctune.tune",
         "ctune.evaluate",
+        "ctune.expert",
         "ctune.revise",
     ),
     ("ctune.round",),
