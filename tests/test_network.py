@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import combinations
 
 import pytest
@@ -33,6 +34,16 @@ def patches(count: int, *shape: int) -> torch.Tensor:
     return torch.rand(count, 1, *shape, generator=torch.Generator().manual_seed(3))
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """For thousands of tiny calls: on a busy machine threads wait for each other longer than they compute."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("shape", [(1, 16, 8, 8), (2, 24, 16, 8), (3, 8, 16, 8), (1, 32, 32, 32)])
 def test_logits_of_a_class_are_the_same_bits_in_any_company(network: Network, shape: tuple[int, ...]) -> None:
     with torch.inference_mode():
