@@ -87,14 +87,17 @@ def resume(
 
 
 def _show(root: Path, state: RoundState, as_json: bool) -> None:
+    from ctune.round import ARROWS
+
     def human(console: Console) -> None:
         console.print(_line(state))
         if state.next_arrow == "revise":
             table = root / "rounds" / f"{state.number:03d}" / "selection.csv"
             console.print(f"cases to revise, most important first: {table}")
             console.print("hand masks in with `ctune revise FOLDER --expert NAME`, then `ctune round resume`")
-        for arrow, done in state.arrows.items():
-            console.print(f"  {arrow:<9} {done.seconds:8.1f} s")
+        for arrow in ARROWS:
+            if arrow in state.arrows:
+                console.print(f"  {arrow:<9} {state.arrows[arrow].seconds:8.1f} s")
 
     emit(_document(state), as_json, human)
 

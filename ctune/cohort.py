@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ctune.data.nifti import write_volume
+from ctune.config import Config
+from ctune.data.nifti import read_case, write_volume
 from ctune.data.prepared import PreparedCase, prepare
-from ctune.errors import PoolError
+from ctune.errors import DataError, PoolError, UsageError
 from ctune.evaluate import CaseScore, score_mask, write_scores
 from ctune.hybrid import merge
 from ctune.importance import CaseImportance, score_case
@@ -42,6 +43,40 @@ def predict_cases(
             prediction = predict_case(network, case, project.config, model=model, classes=names, flips=flips)
             write_prediction(target, prediction, project.config.inference.threshold)
         on_progress(Progress("predict", number + 1, len(case_ids), case_id))
+
+
+def predict_files(
+    config: Config,
+    network: Network,
+    model: str,
+    images: Sequence[Path],
+    folder: Path,
+    *,
+    classes: Sequence[str] | None = None,
+    flips: Sequence[Axis] = (),
+    on_progress: OnProgress = silent,
+) -> tuple[list[str], list[tuple[str, str]]]:
+    """Predict CT files that are no part of a pool, to ``folder/<file name>``.
+
+    Returns the ids that were predicted and (id, reason) of those that could not be read. Raises UsageError when two files
+    would get the same id.
+    """
+    names = tuple(network.classes if classes is None else classes)
+    ids = [image.name.removesuffix(".gz").removesuffix(".nii") for image in images]
+    if doubled := {i for i in ids if ids.count(i) > 1}:
+        raise UsageError(f"expected CT files of different names, got {sorted(doubled)[0]!r} more than once; predict them into different folders")
+    done, refused = [], []
+    for number, (case_id, image) in enumerate(zip(ids, images, strict=True)):
+        try:
+            if not prediction_is_whole(folder / case_id, model, names):
+                case = read_case(image, case_id)
+                prediction = predict_case(network, case, config, model=model, classes=names, flips=flips)
+                write_prediction(folder / case_id, prediction, config.inference.threshold)
+            done.append(case_id)
+        except DataError as error:
+            refused.append((case_id, str(error)))
+        on_progress(Progress("predict", number + 1, len(images), case_id))
+    return done, refused
 
 
 def score_cases(

@@ -205,7 +205,7 @@ def _phantom() -> dict[str, Any]:
         "preprocessing": {"spacing_mm": "native", "crop_foreground": False},
         "base": {"architecture": "unet_small"},
         "train": {
-            "patch_size": (40, 40, 40), "patches_per_case": 1, "batch_size": 4, "learning_rate": 2e-3, "epochs": 20,
+            "patch_size": (40, 40, 40), "patches_per_case": 1, "batch_size": 2, "learning_rate": 3e-3, "epochs": 20,
             "warmup_epochs": 1,
         },
         "tune": {
@@ -234,7 +234,7 @@ _PRESETS = {"ct": dict, "phantom": _phantom, "mr": _mr}
 PRESETS: tuple[str, ...] = tuple(_PRESETS)
 
 
-def preset(name: str, **changes: Any) -> Config:
+def preset(name: str, /, **changes: Any) -> Config:
     """A named starting point with top-level `changes`, e.g. ``preset("phantom", seed=1)``. Raises ConfigError."""
     if name not in _PRESETS:
         raise ConfigError(f"expected one of the presets {', '.join(PRESETS)}; got {name!r}")

@@ -122,6 +122,10 @@ def write_prediction(folder: Path, prediction: Prediction, threshold: float) -> 
         "model": prediction.model,
         "threshold": threshold,
         "inconsistency": prediction.inconsistency is not None,
+        "volumes_ml": {
+            name: round(float((p > threshold).sum()) * prediction.grid.voxel_ml, 3)
+            for name, p in zip(prediction.classes, prediction.probabilities, strict=True)
+        },
     }
     write_json(folder / "prediction.json", about)
 

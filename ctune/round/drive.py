@@ -90,7 +90,7 @@ def _advance(
         changes: dict[str, Any] = {"arrows": {**state.arrows, arrow: done}}
         if arrow == "register":
             changes["model_out"] = summary["model"]
-        state = state.model_copy(update=changes)
+        desk.state = state = state.model_copy(update=changes)
         write_state(project, state)
     return state
 
