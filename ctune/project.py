@@ -42,11 +42,13 @@ class Project:
 def create_project(root: Path, config: Config) -> Project:
     """Make a project in `root`. Raises PoolError when one is there already."""
     if (root / CONFIG_NAME).exists():
-        raise PoolError(f"expected a folder without a project, found {root / CONFIG_NAME}; choose another folder")
+        raise PoolError(
+            f"expected a folder without a project, found {root / CONFIG_NAME}; choose another folder"
+        )
     Pool.create(root / "pool")
     with write_atomically(root / CONFIG_NAME) as temporary:
         temporary.write_text(dump(config), encoding="utf-8")
-    return Project(root, config)
+    return Project(root.resolve(), config)
 
 
 def find_project(start: Path | None = None) -> Project:
@@ -60,7 +62,10 @@ def find_project(start: Path | None = None) -> Project:
     for folder in (here, *here.parents):
         if (folder / CONFIG_NAME).exists():
             return open_project(folder)
-    raise UsageError(f"expected {CONFIG_NAME} in {here} or a folder above it, found none; run `ctune init DIR` or give --project DIR")
+    raise UsageError(
+        f"expected {CONFIG_NAME} in {here} or a folder above it, found none; run `ctune init DIR` or give "
+        "--project DIR"
+    )
 
 
 def open_project(root: Path) -> Project:

@@ -1,7 +1,8 @@
 """The files of one case's annotations: a mask and a record beside it, written once.
 
-The mask comes first, its record last: an annotation counts from the moment its record is there. Whoever writes holds the
-case's lock, so a mask without a record, or a temporary file, was left by a process that is gone.
+The mask comes first, its record last: an annotation counts from the moment its record is there. Whoever
+writes holds the case's lock, so a mask without a record, or a temporary file, was left by a process that is
+gone.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ def new_record(
     seconds: float | None = None,
     note: str = "",
 ) -> AnnotationRecord:
-    """All that is known of an annotation but where its mask is and which bytes. Raises UsageError without an author."""
+    """All that is known of an annotation but where its mask is and which bytes. Raises UsageError without an
+    author."""
     name = canonical(class_name)
     if not author.strip():
         raise UsageError(
@@ -45,10 +47,11 @@ def new_record(
 
 
 def write_annotation(folder: Path, record: AnnotationRecord, mask: Mask, grid: Grid) -> AnnotationRecord:
-    """Write a mask and its record into a case's folder; the record with the mask's path and digest comes back.
+    """Write a mask and its record into a case's folder; the record with the mask's path and digest comes
+    back.
 
-    The caller holds the folder's lock. Raises GeometryError for a mask of another shape, LabelError for other values
-    than 0, 1 and UNLABELLED.
+    The caller holds the folder's lock. Raises GeometryError for a mask of another shape, LabelError for other
+    values than 0, 1 and UNLABELLED.
     """
     _check_mask(record, mask, grid)
     place = folder / "annotations" / record.class_name
@@ -90,8 +93,8 @@ def damage(path: Path) -> Iterator[None]:
         yield
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise PoolError(
-            f"expected a whole record in {path}, got one that does not read ({type(error).__name__}: {error}); "
-            "restore the file from a backup"
+            f"expected a whole record in {path}, got one that does not read "
+            f"({type(error).__name__}: {error}); restore the file from a backup"
         ) from None
 
 
@@ -104,12 +107,14 @@ def _check_mask(record: AnnotationRecord, mask: Mask, grid: Grid) -> None:
     what = f"case {record.case_id}, {record.class_name}"
     if mask.shape != grid.shape:
         raise GeometryError(
-            f"{what}: expected a mask of the CT's shape {grid.shape}, got {mask.shape}; resample it onto the CT"
+            f"{what}: expected a mask of the CT's shape {grid.shape}, got {mask.shape}; resample it onto the "
+            "CT"
         )
     values = set(np.unique(mask).tolist())
     if not values <= {0, 1, UNLABELLED}:
         raise LabelError(
-            f"{what}: expected 0, 1 and {UNLABELLED} in a mask, got {sorted(values)[:6]}; write the class as 1"
+            f"{what}: expected 0, 1 and {UNLABELLED} in a mask, got {sorted(values)[:6]}; write the class as "
+            "1"
         )
 
 

@@ -14,7 +14,8 @@ from uuid import uuid4
 
 @contextmanager
 def write_atomically(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success its bytes reach the disk and it takes the place of `path`.
+    """Yield a temporary path beside `path`; on success its bytes reach the disk and it takes the place of
+    `path`.
 
     The temporary name keeps the suffixes (``.nii.gz``). On an error it is removed and `path` stays as it was.
     """

@@ -11,13 +11,14 @@ from typing import Any, TypeAlias
 from ctune.errors import DataError, UsageError
 
 Labels: TypeAlias = Mapping[str, tuple[int, ...]]
-"""{class as the data set calls it: the ids whose voxels belong to it}; an id may belong to several classes."""
+"""{class as the data set calls it: the ids whose voxels belong to it}; an id may belong to several."""
 
 IGNORE = "ignore"
 """The name under which nnU-Net lists the id of voxels that nobody has judged."""
 
-_SINGLE = """spleen kidney_right kidney_left gallbladder liver stomach pancreas adrenal_gland_right adrenal_gland_left
-lung_upper_lobe_left lung_lower_lobe_left lung_upper_lobe_right lung_middle_lobe_right lung_lower_lobe_right
+_SINGLE = """spleen kidney_right kidney_left gallbladder liver stomach pancreas adrenal_gland_right
+adrenal_gland_left lung_upper_lobe_left lung_lower_lobe_left
+lung_upper_lobe_right lung_middle_lobe_right lung_lower_lobe_right
 esophagus trachea thyroid_gland small_bowel duodenum colon urinary_bladder prostate kidney_cyst_left
 kidney_cyst_right sacrum"""
 _SPINE = [
@@ -71,8 +72,8 @@ def parse_labels(text: str) -> Labels:
         match = re.fullmatch(r"(\d+(?:\s*\+\s*\d+)*)\s*=\s*(\S.*)", part)
         if not match:
             raise UsageError(
-                f"expected labels such as 1=spleen,63=postcava or 1+2=liver, the word totalsegmentator or a JSON file; "
-                f"got {part!r}"
+                "expected labels such as 1=spleen,63=postcava or 1+2=liver, the word totalsegmentator or a "
+                f"JSON file; got {part!r}"
             )
         ids = tuple(int(n) for n in match[1].split("+"))
         table[match[2]] = (*table.get(match[2], ()), *ids)
@@ -91,7 +92,8 @@ def read_table(path: Path) -> Labels:
 
 
 def label_table(labels: Any, path: Path) -> Labels:
-    """A data set's own table, {"1": "liver"} (Decathlon) or {"liver": 1, "whole": [1, 2]} (nnU-Net), without the background.
+    """A data set's own table, {"1": "liver"} (Decathlon) or {"liver": 1, "whole": [1, 2]} (nnU-Net), without
+    the background.
 
     `path` names the file in messages. Raises DataError.
     """

@@ -8,46 +8,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ctune.data.found import IMAGE_SUFFIX, FoundCase, case_id_of
 from ctune.data.labels import IGNORE, TOTALSEGMENTATOR, Labels, label_table
 from ctune.errors import DataError, UsageError
 from ctune.types import UNLABELLED, Source
 
-_IMAGE = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 _CHANNEL = re.compile(r"_(\d{4})$")
 _CASE_IMAGES = ("ct.nii.gz", "ct.nii", "mri.nii.gz", "mri.nii")
 _MASK_FOLDERS = ("segmentations", "annotations", "predictions")
 _LISTS = (".txt", ".tsv", ".csv", ".lst")
-
-
-@dataclass(frozen=True)
-class FoundCase:
-    """One case of a data set, before anything of it was read.
-
-    image: its CT, None when there are masks alone. data_set: its name, for provenance.
-    masks: {class as the data set calls it: file of that class alone}, or label_map: one file whose numbers `labels` names;
-    `complete` says that `labels` names every number the file may hold, `ignore` is the number of what nobody has judged.
-    source: of the masks. problem: why the case cannot be imported, "" when nothing is known against it.
-    """
-
-    id: str
-    image: Path | None
-    data_set: str
-    masks: Mapping[str, Path] = field(default_factory=dict)
-    label_map: Path | None = None
-    labels: Labels = field(default_factory=dict)
-    complete: bool = True
-    ignore: int = UNLABELLED
-    source: Source = Source.ORIGINAL
-    problem: str = ""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Its classes as the data set calls them."""
-        return (*self.masks, *(self.labels if self.label_map else ()))
 
 
 def detect(src: Path) -> str:
@@ -72,39 +45,29 @@ def find_cases(
     *,
     root: Path | None = None,
     with_unlabelled: bool = False,
+    label_map: Path | None = None,
+    case_id: str | None = None,
 ) -> list[FoundCase]:
     """The cases of a data set, by id.
 
-    `labels` names the numbers of label maps where the data set does not, or otherwise than it does. `root` is where a
-    list's paths start (its own folder by default). `with_unlabelled`: also the images that a Decathlon or nnU-Net data
-    set keeps without labels. A case that cannot be imported, such as the second of one id, says so in `problem`.
-    Raises UsageError when the layout does not fit, DataError when a table of the data set does not read.
+    `labels` names the numbers of label maps where the data set does not, or otherwise than it does. `root` is
+    where a list's paths start (its own folder by default). `with_unlabelled`: also the images that a
+    Decathlon or nnU-Net data set keeps without labels. `label_map` and `case_id` belong to a single image. A
+    case that cannot be imported, such as the second of one id, says so in `problem`. Raises UsageError when
+    the layout does not fit or nothing names the numbers of a label map, DataError when a table of the data
+    set does not read.
     """
     name = detect(src) if layout == "auto" else layout
     if name not in LAYOUTS:
         raise UsageError(f"expected a layout of auto, {', '.join(LAYOUTS)}; got {layout!r}")
     if not LAYOUTS[name].fits(src):
         raise UsageError(f"expected the layout {name} ({LAYOUTS[name].looks_like}) in {src}, found another")
-    found = LAYOUTS[name].find(src, _Wish(labels, root, with_unlabelled))
+    if name != "image" and (label_map or case_id):
+        raise UsageError(
+            f"expected a label map and an id for a single image only, got {src} of the layout {name}"
+        )
+    found = LAYOUTS[name].find(src, _Wish(labels, root, with_unlabelled, label_map, case_id))
     return _without_doubles(sorted(found, key=lambda case: case.id))
-
-
-def single(image: Path, label_map: Path | None, labels: Labels | None, case_id: str | None = None) -> FoundCase:
-    """One CT, with its label map where there is one. Raises UsageError when nothing names the map's numbers."""
-    name = case_id or case_id_of(image.name)
-    if label_map is None:
-        return FoundCase(name, image, image.parent.name)
-    return FoundCase(name, image, image.parent.name, **_mapped(label_map, labels, None))
-
-
-def case_id_of(text: str) -> str:
-    """A case id from a file's or folder's name: without its suffix, other characters become underscores.
-
-    >>> case_id_of("liver 7 (b).nii.gz")
-    'liver_7_b'
-    """
-    plain = re.sub(r"[^A-Za-z0-9._-]+", "_", _IMAGE.sub("", text)).strip("_.-")
-    return plain[:128] or "case"
 
 
 @dataclass(frozen=True)
@@ -114,6 +77,8 @@ class _Wish:
     labels: Labels | None
     root: Path | None
     with_unlabelled: bool
+    label_map: Path | None
+    case_id: str | None
 
 
 @dataclass(frozen=True)
@@ -127,9 +92,10 @@ def _mapped(label_map: Path, wished: Labels | None, own: Labels | None) -> dict[
     """The fields of a FoundCase that say what a label map's numbers are."""
     if wished is None and own is None:
         raise UsageError(
-            f"expected names for the numbers in {label_map}, got none; give --labels, such as 1=spleen,63=postcava"
+            f"expected names for the numbers in {label_map}, got none; give --labels, such as "
+            "1=spleen,63=postcava"
         )
-    table = dict(own if wished is None else wished)
+    table = dict(wished or own or {})
     ignored = table.pop(IGNORE, (UNLABELLED,))
     # Whoever names some numbers wants just those; a data set's own table is held to be whole.
     complete = wished is None or wished is TOTALSEGMENTATOR
@@ -141,14 +107,12 @@ def _without_doubles(found: list[FoundCase]) -> list[FoundCase]:
     out = []
     for case in found:
         same = first.setdefault(case.id.lower(), case)
-        if same is not case:
-            problem = f"expected every case id once, got {case.id} for {case.image} and for {same.image}; rename one"
-            case = replace(case, problem=problem)
-        out.append(case)
+        twice = f"expected every id once, got {case.id} for {case.image} and for {same.image}; rename one"
+        out.append(case if same is case else replace(case, problem=twice))
     return out
 
 
-# Medical Segmentation Decathlon and nnU-Net ---------------------------------------------------------------------
+# Medical Segmentation Decathlon and nnU-Net
 
 
 def _document(src: Path) -> dict[str, Any]:
@@ -174,48 +138,61 @@ def _is_msd(src: Path) -> bool:
 
 def _find_msd(src: Path, wish: _Wish) -> Iterator[FoundCase]:
     document = _document(src)
-    own, name = label_table(document.get("labels"), src / "dataset.json"), str(document.get("name") or src.name)
-    for entry in _entries(document, "training", src):
+    own, data_set = label_table(document.get("labels"), src / "dataset.json"), _name(document, src)
+    for entry in _entries(document, src):
         image, label = (src / str(entry[key]) for key in ("image", "label"))
-        yield FoundCase(case_id_of(image.name), image, name, **_mapped(label, wish.labels, own))
+        yield FoundCase(case_id_of(image.name), image, data_set, **_mapped(label, wish.labels, own))
     if wish.with_unlabelled:
         for entry in document.get("test", []):
-            image = src / str(entry["image"] if isinstance(entry, dict) else entry)
-            yield FoundCase(case_id_of(image.name), image, name)
+            image = src / str(entry.get("image") if isinstance(entry, dict) else entry)
+            yield FoundCase(case_id_of(image.name), image, data_set)
 
 
-def _entries(document: dict[str, Any], key: str, src: Path) -> list[dict[str, Any]]:
-    entries = document.get(key)
-    whole = isinstance(entries, list) and all(isinstance(e, dict) and {"image", "label"} <= set(e) for e in entries)
-    if not whole:
-        raise DataError(
-            f'expected "{key}": [{{"image": ..., "label": ...}}] in {src / "dataset.json"}, got {str(entries)[:80]}'
-        )
-    assert isinstance(entries, list)
-    return entries
+def _name(document: dict[str, Any], src: Path) -> str:
+    return str(document.get("name") or src.resolve().name)
+
+
+def _entries(document: dict[str, Any], src: Path) -> list[dict[str, Any]]:
+    entries = document.get("training")
+    if isinstance(entries, list) and all(
+        isinstance(e, dict) and {"image", "label"} <= set(e) for e in entries
+    ):
+        return entries
+    raise DataError(
+        f'expected "training": [{{"image": ..., "label": ...}}] in {src / "dataset.json"}, '
+        f"got {str(entries)[:80]}; repair it"
+    )
 
 
 def _find_nnunet(src: Path, wish: _Wish) -> Iterator[FoundCase]:
     document = _document(src)
-    own, name = label_table(document.get("labels"), src / "dataset.json"), str(document.get("name") or src.name)
-    for folder, labels in (("imagesTr", "labelsTr"), *([("imagesTs", "labelsTs")] if wish.with_unlabelled else [])):
-        images = [p for p in sorted((src / folder).glob("[!.]*")) if _IMAGE.search(p.name)]
-        channels: dict[str, list[Path]] = {}
-        for image in images:
-            channels.setdefault(_CHANNEL.sub("", _IMAGE.sub("", image.name)), []).append(image)
-        for case, files in channels.items():
-            suffix = files[0].name[len(_IMAGE.sub("", files[0].name)) :]
-            label = src / labels / f"{case}{suffix}"
-            found = FoundCase(case_id_of(case), files[0], name)
-            if folder == "imagesTr" or label.exists():
+    own, data_set = label_table(document.get("labels"), src / "dataset.json"), _name(document, src)
+    for part in ("Tr", "Ts") if wish.with_unlabelled else ("Tr",):
+        for name, channels in _channels(src / f"images{part}").items():
+            image = channels[0]
+            suffix = image.name[len(IMAGE_SUFFIX.sub("", image.name)) :]
+            label = src / f"labels{part}" / f"{name}{suffix}"
+            found = FoundCase(case_id_of(name), image, data_set)
+            if part == "Tr" or label.exists():
                 found = replace(found, **_mapped(label, wish.labels, own))
-            if len(files) > 1:
-                problem = f"expected one image a case, got {len(files)} channels ({', '.join(f.name for f in files)})"
-                found = replace(found, problem=f"{problem}; keep one of them")
+            if len(channels) > 1:
+                many = (
+                    f"expected one image a case, got {len(channels)}: {', '.join(c.name for c in channels)}"
+                )
+                found = replace(found, problem=f"{many}; keep one of them")
             yield found
 
 
-# One folder a case: TotalSegmentator, AbdomenAtlas ------------------------------------------------------------------
+def _channels(folder: Path) -> dict[str, list[Path]]:
+    """{case: its images, one a channel}."""
+    out: dict[str, list[Path]] = {}
+    for image in sorted(folder.glob("[!.]*")):
+        if IMAGE_SUFFIX.search(image.name):
+            out.setdefault(_CHANNEL.sub("", IMAGE_SUFFIX.sub("", image.name)), []).append(image)
+    return out
+
+
+# One folder a case: TotalSegmentator, AbdomenAtlas
 
 
 def _case_folders(src: Path) -> list[Path]:
@@ -224,7 +201,9 @@ def _case_folders(src: Path) -> list[Path]:
         return []
     if _is_case(src):
         return [src]
-    return [folder for folder in sorted(src.iterdir()) if not folder.name.startswith(".") and _is_case(folder)]
+    return [
+        folder for folder in sorted(src.iterdir()) if not folder.name.startswith(".") and _is_case(folder)
+    ]
 
 
 def _is_case(folder: Path) -> bool:
@@ -245,7 +224,11 @@ def _find_folders(src: Path, wish: _Wish) -> Iterator[FoundCase]:
         found = FoundCase(case_id_of(folder.resolve().name), image, data_set)
         place = next((folder / name for name in _MASK_FOLDERS if (folder / name).is_dir()), None)
         if place is not None:
-            masks = {_IMAGE.sub("", p.name): p for p in sorted(place.glob("[!.]*")) if _IMAGE.search(p.name)}
+            masks = {
+                IMAGE_SUFFIX.sub("", p.name): p
+                for p in sorted(place.glob("[!.]*"))
+                if IMAGE_SUFFIX.search(p.name)
+            }
             source = Source.PREDICTED if place.name == "predictions" else Source.ORIGINAL
             found = replace(found, masks=masks, source=source)
         elif (folder / "segmentations.nii.gz").is_file():
@@ -253,7 +236,7 @@ def _find_folders(src: Path, wish: _Wish) -> Iterator[FoundCase]:
         yield found
 
 
-# The paper's lists: image and label map, one case a line --------------------------------------------------------
+# The paper's lists: image and label map, one case a line
 
 
 def _is_list(src: Path) -> bool:
@@ -268,7 +251,9 @@ def _find_list(src: Path, wish: _Wish) -> Iterator[FoundCase]:
         # Names with blanks need a tab or a comma between the columns.
         columns = [c.strip() for c in re.split(r"\t|,", line)] if re.search(r"\t|,", line) else line.split()
         if len(columns) > 2 or not columns[0]:
-            raise DataError(f"expected an image and a label map in line {number} of {src}, got {line.strip()!r}")
+            raise DataError(
+                f"expected an image and a label map in line {number} of {src}, got {line.strip()!r}"
+            )
         image = root / columns[0]
         found = FoundCase(_list_id(columns[0]), image, src.stem)
         if len(columns) == 2 and columns[1]:
@@ -277,23 +262,41 @@ def _find_list(src: Path, wish: _Wish) -> Iterator[FoundCase]:
 
 
 def _list_id(image: str) -> str:
-    """An id that is the same in every list of the same data: all of a relative path that tells cases apart."""
+    """An id that is the same in every list of the same data: all of a relative path that tells cases
+    apart."""
     path = Path(image)
     folders = () if path.is_absolute() else path.parts[:-1]
     parts = [p for p in folders if p not in (".", "..", "img", "image", "images", "imagesTr", "imagesTs")]
-    stem = _CHANNEL.sub("", _IMAGE.sub("", path.name))
+    stem = _CHANNEL.sub("", IMAGE_SUFFIX.sub("", path.name))
     if stem in ("ct", "mri"):
         return case_id_of("_".join(parts or [path.parent.name]))
     return case_id_of("_".join([*parts, stem]))
 
 
+# One image
+
+
+def _is_image(src: Path) -> bool:
+    return src.is_file() and bool(IMAGE_SUFFIX.search(src.name))
+
+
+def _find_image(src: Path, wish: _Wish) -> Iterator[FoundCase]:
+    found = FoundCase(wish.case_id or case_id_of(src.name), src, src.resolve().parent.name)
+    yield replace(found, **_mapped(wish.label_map, wish.labels, None)) if wish.label_map else found
+
+
 LAYOUTS: Mapping[str, _Layout] = {
     "nnunet": _Layout("dataset.json beside imagesTr/CASE_0000.nii.gz", _is_nnunet, _find_nnunet),
     "msd": _Layout('dataset.json with a list "training" of images and labels', _is_msd, _find_msd),
-    "abdomenatlas": _Layout("folders BDMAP_*/ with ct.nii.gz and segmentations/CLASS.nii.gz", _is_atlas, _find_folders),
+    "abdomenatlas": _Layout(
+        "folders BDMAP_*/ with ct.nii.gz and segmentations/CLASS.nii.gz", _is_atlas, _find_folders
+    ),
     "totalsegmentator": _Layout(
-        "folders CASE/ with ct.nii.gz and segmentations/CLASS.nii.gz", lambda src: bool(_case_folders(src)), _find_folders
+        "folders CASE/ with ct.nii.gz and segmentations/CLASS.nii.gz",
+        lambda src: bool(_case_folders(src)),
+        _find_folders,
     ),
     "list": _Layout("a text file with an image and a label map on each line", _is_list, _find_list),
+    "image": _Layout("one image, .nii.gz or .nii", _is_image, _find_image),
 }
 """By name, the more particular first."""

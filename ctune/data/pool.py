@@ -4,9 +4,9 @@
     pool/<case>/ct.nii.gz                    the CT's own bytes
     pool/<case>/annotations/<class>/<source>-0001.nii.gz + .json
 
-A case is built under a temporary name and appears in one rename, with its first annotations or not at all. A later
-annotation counts from the moment its .json is there, which comes last. Numbers grow within a class, whatever the source:
-the highest is the newest. All of these files are read-only and carry a sha256.
+A case is built under a temporary name and appears in one rename, with its first annotations or not at all. A
+later annotation counts from the moment its .json is there, which comes last. Numbers grow within a class,
+whatever the source: the highest is the newest. All of these files are read-only and carry a sha256.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ _PATIENCE_S = 600.0
 class CaseRecord:
     """What the pool knows of a CT.
 
-    image: its file. sha256: of the file's bytes. grid: shape (X, Y, Z) and affine. notes: oddities of its header.
-    added: when, ISO 8601. origin: where it came from, in words.
+    image: its file. sha256: of the file's bytes. grid: shape (X, Y, Z) and affine. notes: oddities of its
+    header. added: when, ISO 8601. origin: where it came from, in words.
     """
 
     id: str
@@ -55,8 +55,8 @@ def check_case_id(case_id: str) -> str:
     """The id itself. Raises PoolError when it could not be a folder's name everywhere."""
     if not _CASE_ID.fullmatch(case_id):
         raise PoolError(
-            "expected a case id of 1 to 128 letters, digits, '.', '_' and '-' that starts with a letter or digit, "
-            f"got {case_id!r}; rename the case"
+            "expected a case id of 1 to 128 letters, digits, '.', '_' and '-' that starts with a letter or "
+            f"digit, got {case_id!r}; rename the case"
         )
     return case_id
 
@@ -79,8 +79,6 @@ class Pool:
         if not root.is_dir():
             raise PoolError(f"expected a pool in {root}, found no such folder; run `ctune init` first")
         return cls(root)
-
-    # Cases --------------------------------------------------------------------------------------------------------
 
     def cases(self, split: Split | None = None) -> list[CaseRecord]:
         """All cases (of one split), by id."""
@@ -127,12 +125,13 @@ class Pool:
         origin: Mapping[str, str] | None = None,
         notes: Mapping[str, str] | None = None,
     ) -> CaseRecord:
-        """Copy a CT into the pool with its first `annotations` {class: mask on the CT's grid}: all of it, or nothing.
+        """Copy a CT into the pool with its first `annotations` {class: mask on the CT's grid}: all of it, or
+        nothing.
 
-        `annotations` is read one class at a time, so a mapping that loads masks on demand needs memory for one.
-        `origin` says where the CT came from, `notes` {class: text} where a mask did.
-        Raises PoolError when the id is taken (also in other letters' case), what ``read_case`` raises, and what reading
-        a mask raises: then the pool is as it was.
+        `annotations` is read one class at a time, so a mapping that loads masks on demand needs memory for
+        one. `origin` says where the CT came from, `notes` {class: text} where a mask did. Raises PoolError
+        when the id is taken (also in other letters' case), what ``read_case`` raises, and what reading a mask
+        raises: then the pool is as it was.
         """
         check_case_id(case_id)
         digest = sha256_of(image) if image.is_file() else ""
@@ -170,8 +169,6 @@ class Pool:
                 shutil.rmtree(building, ignore_errors=True)
         return self.case(case_id)
 
-    # Annotations --------------------------------------------------------------------------------------------------
-
     def annotations(self, case_id: str, class_name: str | None = None) -> list[AnnotationRecord]:
         """Records of a case's annotations (of one class), by class, and within a class the oldest first.
 
@@ -203,7 +200,8 @@ class Pool:
         """Add an annotation (X, Y, Z) uint8 of 0, 1 or UNLABELLED; those that are there stay as they are.
 
         `model` is the digest of a predicting model, `seconds` what an expert spent.
-        Raises PoolError for an unknown case, GeometryError for a mask of another shape, LabelError for other values.
+        Raises PoolError for an unknown case, GeometryError for a mask of another shape, LabelError for other
+        values.
         """
         case = self.case(case_id)
         folder = case.image.parent
@@ -218,13 +216,15 @@ class Pool:
         taken = {p.name.lower(): p.name for p in self.root.iterdir() if not p.name.startswith(".")}
         if case_id.lower() in taken:
             raise PoolError(
-                f"expected a new case id, got {case_id!r} while the pool has {taken[case_id.lower()]!r}; rename the new case"
+                f"expected a new case id, got {case_id!r} while the pool has {taken[case_id.lower()]!r}; "
+                "rename the new case"
             )
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
         with _lock(self.root):
-            # Who holds the lock is the only one who builds: anything half-built was left by a process that is gone.
+            # Who holds the lock is the only one who builds: anything half-built was left by a process that is
+            # gone.
             for leftover in self.root.glob(_BUILDING.format("*")):
                 shutil.rmtree(leftover, ignore_errors=True)
             yield
@@ -236,7 +236,8 @@ def _copy(image: Path, target: Path, digest: str, case_id: str) -> None:
         temporary.chmod(0o444)
         if sha256_of(temporary) != digest:
             raise PoolError(
-                f"case {case_id}: expected {image} to stay as it was, it changed while it was copied; import it again"
+                f"case {case_id}: expected {image} to stay as it was, it changed while it was copied; import "
+                "it again"
             )
 
 
