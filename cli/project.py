@@ -215,7 +215,8 @@ def _show(console: Console, document: dict[str, Any], report: ImportReport) -> N
     done = document
     console.print(
         f"{done['layout']}: {done['found']} cases found, {done['imported']} imported, "
-        f"{done['added']} got annotations, {done['already_there']} already there, {done['refused']} refused ({done['seconds']:.1f} s)"
+        f"{done['added']} got annotations, "
+        f"{done['already_there']} already there, {done['refused']} refused ({done['seconds']:.1f} s)"
     )
     for title, counts in (("splits", done["splits"]), ("annotations written", done["annotations"])):
         if counts:

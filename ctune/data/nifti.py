@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import gzip
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 from nibabel.filebasedimages import ImageFileError as NibabelError
+from nibabel.spatialimages import HeaderDataError
 
 from ctune.data.files import write_atomically
 from ctune.errors import GeometryError, ImageFileError, LabelError
@@ -22,7 +25,7 @@ from ctune.types import UNLABELLED, Affine, Case, Grid, Mask, Probabilities, Vol
 
 _BLOCK = 2**20
 _LFS = b"version https://git-lfs"
-_BROKEN = (EOFError, OSError, zlib.error, gzip.BadGzipFile, ValueError, NibabelError)
+_BROKEN = (EOFError, OSError, zlib.error, gzip.BadGzipFile, ValueError, NibabelError, HeaderDataError)
 
 
 def read_case(path: Path, case_id: str) -> Case:
@@ -157,15 +160,31 @@ def _open(path: Path, what: str, dimensions: int = 3) -> Any:
     if head == _LFS:
         raise ImageFileError(f"{what}: expected an image, got a Git LFS pointer in {path}; run `git lfs pull` there")
     try:
-        image: Any = nib.load(path)
+        with _quiet_nibabel():
+            image: Any = nib.load(path)
     except _BROKEN as error:
         raise ImageFileError(f"{what}: expected a NIfTI image in {path}, got a file that is none or is cut short ({_line(error)}); copy it again") from None
     if not isinstance(image, nib.Nifti1Image | nib.Nifti2Image):
         raise ImageFileError(f"{what}: expected a NIfTI image, got {type(image).__name__} in {path}; convert it")
+    if image.get_data_dtype().kind not in "iuf":
+        raise ImageFileError(
+            f"{what}: expected one number a voxel, got {image.get_data_dtype()} in {path}; convert it"
+        )
     shape = image.shape[:dimensions] if all(n == 1 for n in image.shape[dimensions:]) else image.shape
     if dimensions == 3 and (len(shape) != 3 or min(shape) < 1):
         raise ImageFileError(f"{what}: expected a three-dimensional image, got shape {image.shape} in {path}; give one volume")
     return image
+
+
+@contextmanager
+def _quiet_nibabel() -> Iterator[None]:
+    # nibabel tells the terminal what it mends in a header; here a fault is an error or nothing.
+    logger = nib.imageglobals.logger
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def _grid(image: Any, path: Path, what: str) -> Grid:
