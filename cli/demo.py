@@ -14,9 +14,15 @@ if TYPE_CHECKING:
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", help="Folder for the project that the demo leaves.")] = Path("ctune-demo"),
-    size: Annotated[str, typer.Option("--size", help="laptop (minutes) or tiny (seconds, shows only that it runs).")] = "laptop",
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the cohort, the networks and the expert.")] = 0,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the project that the demo leaves.")] = Path(
+        "ctune-demo"
+    ),
+    size: Annotated[
+        str, typer.Option("--size", help="laptop (minutes) or tiny (seconds, shows only that it runs).")
+    ] = "laptop",
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, help="Of the cohort, the networks and the expert.")
+    ] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Train a base on five organs, add four more from a few revised cases, improve them, and show what was forgotten."""
@@ -32,7 +38,9 @@ def demo(
         for name, row in result.dice.items():
             table.add_row(name, *("-" if row[s] is None else f"{row[s]:.3f}" for s in STAGES))
         console.print(table)
-        console.print(f"change of unrevised logits: {'exactly 0' if result.unrevised_max_abs_logit_change == 0 else result.unrevised_max_abs_logit_change}")
+        console.print(
+            f"change of unrevised logits: {'exactly 0' if result.unrevised_max_abs_logit_change == 0 else result.unrevised_max_abs_logit_change}"
+        )
         console.print(f"{result.seconds:.0f} s; project: {result.project}; look at {result.report}")
 
     emit(document(result), as_json, human)

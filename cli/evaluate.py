@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 def evaluate(
     model: Annotated[str, typer.Argument(help="NAME, NAME:VERSION, NAME@ALIAS or sha256:...")],
     split: Annotated[str, typer.Option("--split", help="test, validation or pool.")] = "test",
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for scores.csv and scores.json.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for scores.csv and scores.json.")
+    ] = None,
     project: ProjectDir = None,
     as_json: AsJson = False,
 ) -> None:

@@ -9,7 +9,9 @@ import typer
 
 ProjectDir: TypeAlias = Annotated[
     Path | None,
-    typer.Option("--project", help="The project's folder; by default found from here upwards.", show_default=False),
+    typer.Option(
+        "--project", help="The project's folder; by default found from here upwards.", show_default=False
+    ),
 ]
 """The type of every command's `project` parameter: ``project: ProjectDir = None``."""
 

@@ -18,7 +18,9 @@ def phantom(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where the cohort is written.")],
     cases: Annotated[int, typer.Option("--cases", min=1, help="How many.")] = 10,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Same seed, same bytes.")] = 0,
-    size: Annotated[str, typer.Option("--size", help="small (48x40x40), medium (128x112x112) or ct (512x512x200).")] = "small",
+    size: Annotated[
+        str, typer.Option("--size", help="small (48x40x40), medium (128x112x112) or ct (512x512x200).")
+    ] = "small",
     as_json: AsJson = False,
 ) -> None:
     """Write synthetic abdominal CTs with the masks of nine organs, in TotalSegmentator's layout."""
@@ -32,4 +34,6 @@ def phantom(
     def human(console: Console) -> None:
         console.print(f"{len(ids)} cases in {directory}, {seconds:.1f} s")
 
-    emit({"directory": directory, "cases": ids, "seed": seed, "size": size, "seconds": seconds}, as_json, human)
+    emit(
+        {"directory": directory, "cases": ids, "seed": seed, "size": size, "seconds": seconds}, as_json, human
+    )

@@ -16,11 +16,22 @@ if TYPE_CHECKING:
 
 def predict(
     model: Annotated[str, typer.Argument(help="NAME, NAME:VERSION, NAME@ALIAS or sha256:...")],
-    images: Annotated[list[Path] | None, typer.Argument(help="CT files (NIfTI); by default the project's pool.")] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="A folder for each case comes here.")] = Path("predictions"),
-    classes: Annotated[str, typer.Option("--classes", help="With commas; all of the model's by default.")] = "",
-    split: Annotated[str, typer.Option("--split", help="Which cases of the pool: pool, validation or test.")] = "pool",
-    flips: Annotated[bool, typer.Option("--flips", help="Also measure how predictions change when mirrored, for `ctune score`.")] = False,
+    images: Annotated[
+        list[Path] | None, typer.Argument(help="CT files (NIfTI); by default the project's pool.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="A folder for each case comes here.")] = Path(
+        "predictions"
+    ),
+    classes: Annotated[
+        str, typer.Option("--classes", help="With commas; all of the model's by default.")
+    ] = "",
+    split: Annotated[
+        str, typer.Option("--split", help="Which cases of the pool: pool, validation or test.")
+    ] = "pool",
+    flips: Annotated[
+        bool,
+        typer.Option("--flips", help="Also measure how predictions change when mirrored, for `ctune score`."),
+    ] = False,
     project: ProjectDir = None,
     as_json: AsJson = False,
 ) -> None:
@@ -55,6 +66,8 @@ def predict(
         for case_id, why in refused:
             console.print(f"refused {case_id}: {why}")
 
-    emit({"model": loaded.digest, "out": out, "volumes_ml": volumes, "refused": dict(refused)}, as_json, human)
+    emit(
+        {"model": loaded.digest, "out": out, "volumes_ml": volumes, "refused": dict(refused)}, as_json, human
+    )
     if refused:
         raise typer.Exit(1)

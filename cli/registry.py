@@ -25,7 +25,11 @@ def list_(project: ProjectDir = None, as_json: AsJson = False) -> None:
     rows = [
         {
             **version.__dict__,
-            "aliases": [a for (name, a), number in aliases.items() if (name, number) == (version.name, version.version)],
+            "aliases": [
+                a
+                for (name, a), number in aliases.items()
+                if (name, number) == (version.name, version.version)
+            ],
         }
         for version in registry.versions()
     ]
@@ -36,7 +40,13 @@ def list_(project: ProjectDir = None, as_json: AsJson = False) -> None:
         table = Table("model", "aliases", "digest", "registered", "note")
         for row in rows:
             created = str(row["created"])[:19].replace("T", " ")
-            table.add_row(f"{row['name']}:{row['version']}", " ".join(row["aliases"]), row["digest"][:12], created, row["note"])
+            table.add_row(
+                f"{row['name']}:{row['version']}",
+                " ".join(row["aliases"]),
+                row["digest"][:12],
+                created,
+                row["note"],
+            )
         console.print(table if rows else "nothing is registered yet; `ctune train` registers a first model")
 
     emit({"versions": rows}, as_json, human)
@@ -55,7 +65,9 @@ def show(
     document: dict[str, Any] = {"digest": digest, "record": record, "measured": registry.measured(digest)}
     if record.kind == "model":
         document["heads"] = {name: _head(registry, head) for name, head in record.heads.items()}
-        document["evaluations"] = [{"split": e.split, "summary": e.summary} for e in registry.evaluations(digest)]
+        document["evaluations"] = [
+            {"split": e.split, "summary": e.summary} for e in registry.evaluations(digest)
+        ]
 
     def human(console: Console) -> None:
         console.print(f"{record.kind} sha256:{digest}")
@@ -73,7 +85,9 @@ def show(
 @app.command()
 def alias(
     name: Annotated[str, typer.Argument(help="The model's name, or NAME:VERSION to point an alias at it.")],
-    to: Annotated[str | None, typer.Argument(metavar="[ALIAS]", help="The alias to set; all are listed without it.")] = None,
+    to: Annotated[
+        str | None, typer.Argument(metavar="[ALIAS]", help="The alias to set; all are listed without it.")
+    ] = None,
     project: ProjectDir = None,
     as_json: AsJson = False,
 ) -> None:
@@ -86,7 +100,9 @@ def alias(
     if wanted.name is None:
         raise InvalidNameError(f"expected NAME or NAME:VERSION, got {name!r}; an alias belongs to a name")
     if to is not None:
-        version = next(v for v in registry.versions(wanted.name) if v.digest == registry.resolve(name)).version
+        version = next(
+            v for v in registry.versions(wanted.name) if v.digest == registry.resolve(name)
+        ).version
         registry.set_alias(wanted.name, to, wanted.version or version)
     found = {a: number for (_, a), number in registry.aliases(wanted.name).items()}
 

@@ -20,13 +20,23 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 @app.command()
 def start(
-    model: Annotated[str, typer.Argument(help="The model to start from: NAME, NAME:VERSION, NAME@ALIAS or sha256:...")],
-    classes: Annotated[str, typer.Option("--classes", help="Classes to revise, with commas; all of the project's by default.")] = "",
-    cases: Annotated[int | None, typer.Option("--cases", min=1, help="How many cases the expert gets.")] = None,
-    strategy: Annotated[str | None, typer.Option("--strategy", help="importance, uncertainty or random.")] = None,
+    model: Annotated[
+        str, typer.Argument(help="The model to start from: NAME, NAME:VERSION, NAME@ALIAS or sha256:...")
+    ],
+    classes: Annotated[
+        str,
+        typer.Option("--classes", help="Classes to revise, with commas; all of the project's by default."),
+    ] = "",
+    cases: Annotated[
+        int | None, typer.Option("--cases", min=1, help="How many cases the expert gets.")
+    ] = None,
+    strategy: Annotated[
+        str | None, typer.Option("--strategy", help="importance, uncertainty or random.")
+    ] = None,
     expert: Annotated[str, typer.Option("--expert", help="Who revises.")] = "expert",
     simulate: Annotated[
-        Path | None, typer.Option("--simulate", help="Folder with the hidden truth: a simulated expert revises.")
+        Path | None,
+        typer.Option("--simulate", help="Folder with the hidden truth: a simulated expert revises."),
     ] = None,
     project: ProjectDir = None,
     as_json: AsJson = False,
@@ -39,7 +49,9 @@ def start(
     with progress("round", as_json) as on_progress:
         state = start_round(
             found,
-            name=model.partition(":")[0].partition("@")[0] if not model.startswith("sha256:") else found.config.name,
+            name=model.partition(":")[0].partition("@")[0]
+            if not model.startswith("sha256:")
+            else found.config.name,
             model=found.open_registry().resolve(model),
             classes=names(classes) or found.config.classes,
             cases=cases,
@@ -103,9 +115,17 @@ def _show(root: Path, state: RoundState, as_json: bool) -> None:
 
 
 def _document(state: RoundState) -> dict[str, Any]:
-    return {**state.model_dump(mode="json"), "next": state.next_arrow, "waiting": state.next_arrow == "revise"}
+    return {
+        **state.model_dump(mode="json"),
+        "next": state.next_arrow,
+        "waiting": state.next_arrow == "revise",
+    }
 
 
 def _line(state: RoundState) -> str:
-    where = f"stands before {state.next_arrow}" if state.next_arrow else f"over: sha256:{(state.model_out or '')[:12]}"
+    where = (
+        f"stands before {state.next_arrow}"
+        if state.next_arrow
+        else f"over: sha256:{(state.model_out or '')[:12]}"
+    )
     return f"round {state.number} of {state.name}: {', '.join(state.classes)}; {where}"

@@ -15,9 +15,15 @@ if TYPE_CHECKING:
 
 
 def score(
-    predictions: Annotated[Path, typer.Argument(help="Folder that `ctune predict --flips -o` wrote.")] = Path("predictions"),
-    out: Annotated[Path, typer.Option("--out", "-o", help="For scores.json and attention maps.")] = Path("scores"),
-    classes: Annotated[str, typer.Option("--classes", help="With commas; all that were predicted by default.")] = "",
+    predictions: Annotated[Path, typer.Argument(help="Folder that `ctune predict --flips -o` wrote.")] = Path(
+        "predictions"
+    ),
+    out: Annotated[Path, typer.Option("--out", "-o", help="For scores.json and attention maps.")] = Path(
+        "scores"
+    ),
+    classes: Annotated[
+        str, typer.Option("--classes", help="With commas; all that were predicted by default.")
+    ] = "",
     project: ProjectDir = None,
     as_json: AsJson = False,
 ) -> None:
@@ -31,10 +37,14 @@ def score(
     found = find_project(project)
     ids = sorted(path.parent.name for path in predictions.glob("*/prediction.json"))
     if not ids:
-        raise UsageError(f"expected predictions in {predictions}, found none; run `ctune predict MODEL --flips -o {predictions}` first")
+        raise UsageError(
+            f"expected predictions in {predictions}, found none; run `ctune predict MODEL --flips -o {predictions}` first"
+        )
     wanted = names(classes) or read_json(predictions / ids[0] / "prediction.json")["classes"]
     with progress("score", as_json) as on_progress:
-        scored = score_cases(found, predictions, ids, out / "attention", classes=wanted, on_progress=on_progress)
+        scored = score_cases(
+            found, predictions, ids, out / "attention", classes=wanted, on_progress=on_progress
+        )
     write_importances(out / "scores.json", scored)
     ranked = sorted(scored, key=lambda s: -s.score)
 
@@ -49,9 +59,15 @@ def score(
 def select(
     scores: Annotated[Path, typer.Argument(help="Folder that `ctune score -o` wrote.")] = Path("scores"),
     out: Annotated[Path, typer.Option("--out", "-o", help="The expert's list.")] = Path("selection.csv"),
-    classes: Annotated[str, typer.Option("--classes", help="Classes to revise, with commas; the project's by default.")] = "",
-    cases: Annotated[int | None, typer.Option("--cases", min=1, help="How many; the project's setting by default.")] = None,
-    strategy: Annotated[str | None, typer.Option("--strategy", help="importance, uncertainty or random.")] = None,
+    classes: Annotated[
+        str, typer.Option("--classes", help="Classes to revise, with commas; the project's by default.")
+    ] = "",
+    cases: Annotated[
+        int | None, typer.Option("--cases", min=1, help="How many; the project's setting by default.")
+    ] = None,
+    strategy: Annotated[
+        str | None, typer.Option("--strategy", help="importance, uncertainty or random.")
+    ] = None,
     project: ProjectDir = None,
     as_json: AsJson = False,
 ) -> None:

@@ -14,8 +14,12 @@ if TYPE_CHECKING:
 
 
 def train(
-    name: Annotated[str | None, typer.Option("--name", help="Of the model; the project's name by default.")] = None,
-    classes: Annotated[str, typer.Option("--classes", help="With commas; all that the pool annotates by default.")] = "",
+    name: Annotated[
+        str | None, typer.Option("--name", help="Of the model; the project's name by default.")
+    ] = None,
+    classes: Annotated[
+        str, typer.Option("--classes", help="With commas; all that the pool annotates by default.")
+    ] = "",
     project: ProjectDir = None,
     as_json: AsJson = False,
 ) -> None:
@@ -28,7 +32,9 @@ def train(
     name = name or found.config.name
     device = resolve_device(found.config.device)
     with progress("train", as_json) as on_progress:
-        digest, result = train_model(found, name, names(classes) or None, device=device, on_progress=on_progress)
+        digest, result = train_model(
+            found, name, names(classes) or None, device=device, on_progress=on_progress
+        )
     document = {
         "name": name,
         "model": digest,
@@ -39,6 +45,8 @@ def train(
     }
 
     def human(console: Console) -> None:
-        console.print(f"{name}: sha256:{digest[:12]}, loss {result.losses[-1]:.3f} after {result.steps} steps")
+        console.print(
+            f"{name}: sha256:{digest[:12]}, loss {result.losses[-1]:.3f} after {result.steps} steps"
+        )
 
     emit(document, as_json, human)

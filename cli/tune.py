@@ -14,9 +14,13 @@ if TYPE_CHECKING:
 
 
 def tune(
-    model: Annotated[str, typer.Argument(help="The model to tune: NAME, NAME:VERSION, NAME@ALIAS or sha256:...")],
+    model: Annotated[
+        str, typer.Argument(help="The model to tune: NAME, NAME:VERSION, NAME@ALIAS or sha256:...")
+    ],
     classes: Annotated[str, typer.Option("--classes", help="Classes whose heads are tuned, with commas.")],
-    name: Annotated[str | None, typer.Option("--name", help="Of the new version; the model's own by default.")] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Of the new version; the model's own by default.")
+    ] = None,
     project: ProjectDir = None,
     as_json: AsJson = False,
 ) -> None:
@@ -28,7 +32,12 @@ def tune(
     found = find_project(project)
     with progress("tune", as_json) as on_progress:
         digest, done = retune_model(
-            found, model, names(classes), name=name, device=resolve_device(found.config.device), on_progress=on_progress
+            found,
+            model,
+            names(classes),
+            name=name,
+            device=resolve_device(found.config.device),
+            on_progress=on_progress,
         )
     change = max(done.proof.max_abs_change.values(), default=0.0) if done.proof else None
     document = {
@@ -41,8 +50,12 @@ def tune(
     }
 
     def human(console: Console) -> None:
-        console.print(f"sha256:{digest[:12]}: tuned {', '.join(names(classes))} in {done.result.seconds:.1f} s")
+        console.print(
+            f"sha256:{digest[:12]}: tuned {', '.join(names(classes))} in {done.result.seconds:.1f} s"
+        )
         if done.proof:
-            console.print(f"unrevised classes: logits changed by {change:g} on {done.proof.voxels:,} compared values")
+            console.print(
+                f"unrevised classes: logits changed by {change:g} on {done.proof.voxels:,} compared values"
+            )
 
     emit(document, as_json, human)

@@ -112,7 +112,9 @@ class ClassList(Sequence[str]):
         for name in names:
             c = canonical(name, aliases)
             if c in out:
-                raise UnknownClassError(f"expected every class once, got {name!r} ({c}) twice; remove one of them")
+                raise UnknownClassError(
+                    f"expected every class once, got {name!r} ({c}) twice; remove one of them"
+                )
             out.append(c)
         return cls(tuple(out))
 
@@ -124,7 +126,9 @@ class ClassList(Sequence[str]):
             hint = nearest(canonical(name), self.names)
             known = ", ".join(self.names) or "none"
             suggestion = f"did you mean {hint!r}?" if hint else "add it by tuning a head for it"
-            raise UnknownClassError(f"expected one of the classes {known}; got {name!r}; {suggestion}") from None
+            raise UnknownClassError(
+                f"expected one of the classes {known}; got {name!r}; {suggestion}"
+            ) from None
 
     def __getitem__(self, index: int) -> str:  # type: ignore[override]
         return self.names[index]

@@ -64,7 +64,9 @@ def predict_files(
     names = tuple(network.classes if classes is None else classes)
     ids = [image.name.removesuffix(".gz").removesuffix(".nii") for image in images]
     if doubled := {i for i in ids if ids.count(i) > 1}:
-        raise UsageError(f"expected CT files of different names, got {sorted(doubled)[0]!r} more than once; predict them into different folders")
+        raise UsageError(
+            f"expected CT files of different names, got {sorted(doubled)[0]!r} more than once; predict them into different folders"
+        )
     done, refused = [], []
     for number, (case_id, image) in enumerate(zip(ids, images, strict=True)):
         try:
@@ -100,7 +102,9 @@ def score_cases(
 
 
 def hybrid_of(
-    project: Project, case_id: str, sources: Sequence[Source] = (Source.ORIGINAL, Source.REVISED, Source.PREDICTED)
+    project: Project,
+    case_id: str,
+    sources: Sequence[Source] = (Source.ORIGINAL, Source.REVISED, Source.PREDICTED),
 ) -> HybridAnnotation:
     """The merged labels of one case from its annotations of `sources`, in the order that the project sets."""
     pool, order = project.pool, [s for s in project.config.hybrid.order if s in sources]
@@ -140,10 +144,14 @@ def evaluate_cases(
     for number, case in enumerate(cases):
         truth = hybrid_of(project, case.id, (Source.ORIGINAL, Source.REVISED)).masks
         names = [name for name in network.classes if name in truth]
-        prediction = predict_case(network, project.pool.load(case.id), project.config, model="", classes=names)
+        prediction = predict_case(
+            network, project.pool.load(case.id), project.config, model="", classes=names
+        )
         predicted = masks_of(prediction, project.config.inference.threshold)
         tolerance = project.config.evaluation.nsd_tolerance_mm
-        out += [score_mask(case.id, n, predicted[n], np.asarray(truth[n]), case.grid, tolerance) for n in names]
+        out += [
+            score_mask(case.id, n, predicted[n], np.asarray(truth[n]), case.grid, tolerance) for n in names
+        ]
         on_progress(Progress("evaluate", number + 1, len(cases), case.id))
     write_scores(folder, out)
     return out

@@ -62,7 +62,9 @@ def load_model(registry: Registry, reference: str, device: torch.device) -> Mode
     digest = registry.resolve(reference)
     record = registry.record_of(digest)
     if not isinstance(record, ModelRecord):
-        raise UsageError(f"expected a model, got the {record.kind} {reference}; `ctune registry list` names the models")
+        raise UsageError(
+            f"expected a model, got the {record.kind} {reference}; `ctune registry list` names the models"
+        )
     base_record = registry.record_of(record.base)
     assert isinstance(base_record, BaseRecord)
     base = base_from_bytes(registry.get(base_record.weights), BaseConfig.model_validate(base_record.settings))
@@ -135,7 +137,9 @@ def record_evaluation(
     return registry.register(record)
 
 
-def _register_base(registry: Registry, network: Network, config: Config, parent: Model | None) -> tuple[str, str]:
+def _register_base(
+    registry: Registry, network: Network, config: Config, parent: Model | None
+) -> tuple[str, str]:
     now = fingerprint(network.base, modes=False)
     if parent is not None and parent.base.fingerprint == now:
         return parent.record.base, now

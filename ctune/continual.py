@@ -15,8 +15,8 @@ from ctune.cohort import hybrid_of, prepare_labels
 from ctune.compositions import Model
 from ctune.config import Config
 from ctune.data.files import write_atomically, write_json
-from ctune.data.preprocess import to_network
 from ctune.data.prepared import PreparedCase
+from ctune.data.preprocess import to_network
 from ctune.model.features import cut, window_corners
 from ctune.model.freeze import tune_only
 from ctune.model.heads import build_head
@@ -82,7 +82,9 @@ def tune_model(
         proof = None
     trained = tuple(classes) if settings.trainable == "heads" else network.classes
     write_json(folder / "tuning.json", {"losses": result.losses, "steps": result.steps})
-    return Tuning(result, proof, {n: [r for h in merged.values() for r in h.records.get(n, ())] for n in trained})
+    return Tuning(
+        result, proof, {n: [r for h in merged.values() for r in h.records.get(n, ())] for n in trained}
+    )
 
 
 def _cases(project: Project, classes: Sequence[str]) -> list[str]:

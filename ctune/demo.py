@@ -109,7 +109,12 @@ def _import(project: Project, truth: Path, scale: DemoSize, on_progress: OnProgr
     pool, tests = found[: scale.cases], found[scale.cases :]
     for cases, classes, split in ((pool, OLD_FIVE, Split.POOL), (tests, NINE_ORGANS, Split.TEST)):
         report = import_cases(
-            project.pool, cases, classes=classes, splits=Splits(rest=split), author="phantom", on_progress=on_progress
+            project.pool,
+            cases,
+            classes=classes,
+            splits=Splits(rest=split),
+            author="phantom",
+            on_progress=on_progress,
         )
         if report.refused:
             raise DataError(f"expected every phantom to be imported, got: {report.refused[0].reason}")

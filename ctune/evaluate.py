@@ -94,7 +94,9 @@ def _measures(
     spacing = list(grid.spacing_mm)
     dice = compute_dice(pair[0], pair[1])
     nsd = compute_surface_dice(pair[0], pair[1], [tolerance_mm], include_background=True, spacing=spacing)
-    hd95 = compute_hausdorff_distance(pair[0], pair[1], include_background=True, percentile=95, spacing=spacing)
+    hd95 = compute_hausdorff_distance(
+        pair[0], pair[1], include_background=True, percentile=95, spacing=spacing
+    )
     return float(dice), float(nsd), float(hd95)
 
 
@@ -151,12 +153,18 @@ def continual_metrics(results: npt.NDArray[np.float64], learnt_at: Sequence[int]
     """
     results = np.asarray(results, dtype=np.float64)
     last = len(results) - 1
-    first = learnt_at if learnt_at is not None else [int(np.flatnonzero(~np.isnan(column))[0]) for column in results.T]
+    first = (
+        learnt_at
+        if learnt_at is not None
+        else [int(np.flatnonzero(~np.isnan(column))[0]) for column in results.T]
+    )
     old = [k for k, t in enumerate(first) if t < last]
     final = results[last]
     bwt = [final[k] - results[first[k], k] for k in old]
     fall = [float(np.max(results[first[k] : last, k])) - final[k] for k in old]
-    return Continual(float(np.mean(final)), float(np.mean(bwt)) if bwt else 0.0, float(np.mean(fall)) if fall else 0.0)
+    return Continual(
+        float(np.mean(final)), float(np.mean(bwt)) if bwt else 0.0, float(np.mean(fall)) if fall else 0.0
+    )
 
 
 # On disk --------------------------------------------------------------------------------------------------------------
@@ -176,7 +184,10 @@ def write_scores(folder: Path, scores: Sequence[CaseScore]) -> None:
 
 def read_scores(folder: Path) -> list[CaseScore]:
     """What ``write_scores`` wrote."""
-    return [CaseScore(**{**row, "outcome": Outcome(row["outcome"])}) for row in read_json(folder / "scores.json")["cases"]]
+    return [
+        CaseScore(**{**row, "outcome": Outcome(row["outcome"])})
+        for row in read_json(folder / "scores.json")["cases"]
+    ]
 
 
 def mean_dice(summaries: Mapping[str, ClassSummary], classes: Iterable[str]) -> float | None:

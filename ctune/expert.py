@@ -70,7 +70,9 @@ def truth_of(folder: Path, case_id: str, classes: Sequence[str], grid: Grid) -> 
     for name in classes:
         path = folder / case_id / "segmentations" / f"{name}.nii.gz"
         if not path.exists():
-            raise PoolError(f"case {case_id}: expected the hidden truth of {name} in {path}, found no file; give the cohort's folder")
+            raise PoolError(
+                f"case {case_id}: expected the hidden truth of {name} in {path}, found no file; give the cohort's folder"
+            )
         out[name] = read_mask(path, grid, f"case {case_id}, {name}")
     return out
 
@@ -94,7 +96,11 @@ def revise_selected(
     """
     pool = project.pool
     for number, row in enumerate(selected):
-        done = {a.class_name for a in pool.annotations(row.case_id) if a.source == Source.REVISED and a.round == round_number}
+        done = {
+            a.class_name
+            for a in pool.annotations(row.case_id)
+            if a.source == Source.REVISED and a.round == round_number
+        }
         rng = np.random.default_rng([seed, row.rank])
         grid = pool.grid(row.case_id)
         revision = simulate(

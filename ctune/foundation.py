@@ -36,7 +36,11 @@ def train_model(
     """
     config = project.config
     found = annotated_classes(project)
-    wanted = ClassList.of(classes, config.aliases) if classes else ClassList(tuple(c for c in config.classes if c in found))
+    wanted = (
+        ClassList.of(classes, config.aliases)
+        if classes
+        else ClassList(tuple(c for c in config.classes if c in found))
+    )
     missing = [c for c in wanted if c not in found]
     if missing or not len(wanted):
         raise PoolError(
@@ -56,11 +60,22 @@ def train_model(
                 used[c] += merged.records[c]
     checkpoint = checkpoint_path(project, name)
     result = train(
-        network, cases, config.train, seed=config.seed, device=device, checkpoint=checkpoint, on_progress=on_progress
+        network,
+        cases,
+        config.train,
+        seed=config.seed,
+        device=device,
+        checkpoint=checkpoint,
+        on_progress=on_progress,
     )
-    settings, measured = config.train.model_dump(mode="json"), {"seconds": result.seconds, "device": str(device)}
+    settings, measured = (
+        config.train.model_dump(mode="json"),
+        {"seconds": result.seconds, "device": str(device)},
+    )
     tuned = {c: Tuned(used[c], settings, config.seed, 0, measured) for c in wanted}
-    digest = register_model(project.open_registry(), name, network, config, tuned, note="trained from scratch")
+    digest = register_model(
+        project.open_registry(), name, network, config, tuned, note="trained from scratch"
+    )
     return digest, result
 
 
@@ -98,14 +113,25 @@ def retune_model(
     name = name or name_in(reference)
     model = load_model(registry, reference, device)
     with TemporaryDirectory(dir=project.root, prefix=".tuning-") as folder:
-        done = tune_model(project, model, wanted, Path(folder), seed=config.seed, device=device, on_progress=on_progress)
+        done = tune_model(
+            project, model, wanted, Path(folder), seed=config.seed, device=device, on_progress=on_progress
+        )
         network = compose(model, Path(folder), wanted)
     settings = config.tune.model_dump(mode="json")
     measured = {"seconds": done.result.seconds, "device": str(device)}
     round_number = 1 + model.record.round
-    tuned = {c: Tuned(done.annotations[c], settings, config.seed, round_number, measured) for c in done.annotations}
+    tuned = {
+        c: Tuned(done.annotations[c], settings, config.seed, round_number, measured) for c in done.annotations
+    }
     digest = register_model(
-        registry, name, network, config, tuned, parent=model, round_number=round_number, note=f"tuned {', '.join(wanted)}"
+        registry,
+        name,
+        network,
+        config,
+        tuned,
+        parent=model,
+        round_number=round_number,
+        note=f"tuned {', '.join(wanted)}",
     )
     return digest, done
 

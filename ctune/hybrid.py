@@ -70,7 +70,9 @@ def _merge_class(
 
 def save_hybrid(folder: Path, hybrid: HybridAnnotation) -> None:
     """Keep merged labels in `folder`: arrays as ``labels.npz``, and last who said what as ``hybrid.json``."""
-    arrays = {f"mask.{n}": m for n, m in hybrid.masks.items()} | {f"origin.{n}": o for n, o in hybrid.origin.items()}
+    arrays = {f"mask.{n}": m for n, m in hybrid.masks.items()} | {
+        f"origin.{n}": o for n, o in hybrid.origin.items()
+    }
     with write_atomically(folder / "labels.npz") as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
     records = {name: [asdict(r) for r in found] for name, found in hybrid.records.items()}

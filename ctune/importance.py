@@ -115,7 +115,12 @@ def score_case(
     found, attention = {}, np.zeros(prediction.grid.shape, dtype=np.float32)
     for k, name in enumerate(names):
         found[name], heat = _ctune_class(
-            name, probabilities[k], spread[k] if spread is not None else None, masks[k], crowded[k], prediction.grid
+            name,
+            probabilities[k],
+            spread[k] if spread is not None else None,
+            masks[k],
+            crowded[k],
+            prediction.grid,
         )
         np.maximum(attention, heat, out=attention)
     score = float(sum(c.score for c in found.values()))
@@ -183,7 +188,9 @@ def aa8k(members: npt.NDArray[np.float32], overlap_classes: Sequence[int] | None
     (mean soft > 0.5) of k meets that of another class in `overlap_classes` (channels; all by default). Attention: any of
     the three. Heat: (I + U + O) / its maximum in the case, 0 where there is no attention at all. No post-processing of hard masks.
     """
-    soft = np.where(np.stack([[_dilated(h) for h in member] for member in members > 0.5]), members, np.float32(0))
+    soft = np.where(
+        np.stack([[_dilated(h) for h in member] for member in members > 0.5]), members, np.float32(0)
+    )
     inconsistent, uncertain = inconsistency(soft), one_sided_entropy(members).mean(axis=0, dtype=np.float32)
     keep_i = np.stack([_opened(i > 0.1) for i in inconsistent])
     keep_u = np.stack([_opened(u > 0.05) for u in uncertain])
@@ -211,7 +218,9 @@ def _aa8k_case(prediction: Prediction, names: Sequence[str], members: npt.NDArra
     result = aa8k(members)
     ml, found = prediction.grid.voxel_ml, {}
     for k, name in enumerate(names):
-        u, i, o = (float(part[k].sum()) for part in (result.uncertain, result.inconsistent, result.overlapping))
+        u, i, o = (
+            float(part[k].sum()) for part in (result.uncertain, result.inconsistent, result.overlapping)
+        )
         mask = members.mean(axis=0)[k] > 0.5
         found[name] = ClassImportance(
             score=float(result.heat[k].sum()),
@@ -231,7 +240,9 @@ def _aa8k_case(prediction: Prediction, names: Sequence[str], members: npt.NDArra
 
 def write_importances(path: Path, importances: Sequence[CaseImportance]) -> None:
     """Keep scores (not maps) as JSON."""
-    write_json(path, [{**asdict(i), "classes": {n: asdict(c) for n, c in i.classes.items()}} for i in importances])
+    write_json(
+        path, [{**asdict(i), "classes": {n: asdict(c) for n, c in i.classes.items()}} for i in importances]
+    )
 
 
 def read_importances(path: Path) -> list[CaseImportance]:

@@ -40,7 +40,9 @@ def resolve_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ModelError(f'expected a CUDA device for device = "{name}", found none; set device = "auto" or "cpu"')
+        raise ModelError(
+            f'expected a CUDA device for device = "{name}", found none; set device = "auto" or "cpu"'
+        )
     return device
 
 
@@ -61,7 +63,9 @@ def make_optimiser(parameters: Iterable[nn.Parameter], settings: Optimisation) -
     return torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
 
 
-def set_learning_rate(optimiser: torch.optim.Optimizer, settings: Optimisation, step: int, steps_per_epoch: int) -> None:
+def set_learning_rate(
+    optimiser: torch.optim.Optimizer, settings: Optimisation, step: int, steps_per_epoch: int
+) -> None:
     """Put the learning rate of `step` (counted from 0 over all epochs) into the optimiser."""
     total = settings.epochs * steps_per_epoch
     factor = learning_rate_factor(step, total, round(settings.warmup_epochs * steps_per_epoch))
@@ -84,7 +88,9 @@ class PatchBatches:
     `classes` gives the channels of the targets; cases that annotate none of them are refused (ModelError).
     """
 
-    def __init__(self, cases: Sequence[PreparedCase], classes: Sequence[str], settings: Optimisation, seed: int) -> None:
+    def __init__(
+        self, cases: Sequence[PreparedCase], classes: Sequence[str], settings: Optimisation, seed: int
+    ) -> None:
         useless = [case.case_id for case in cases if not set(case.labels) & set(classes)]
         if useless or not cases:
             raise ModelError(
@@ -93,7 +99,9 @@ class PatchBatches:
             )
         self.classes, self.settings, self.seed = tuple(classes), settings, seed
         self.samplers = [
-            PatchSampler(c.image, {k: v for k, v in c.labels.items() if k in self.classes}, settings.patch_size)
+            PatchSampler(
+                c.image, {k: v for k, v in c.labels.items() if k in self.classes}, settings.patch_size
+            )
             for c in cases
         ]
 
@@ -159,7 +167,9 @@ def load_checkpoint(
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError):
         return None
-    module.load_state_dict({k.removeprefix("weights."): v for k, v in tensors.items() if k.startswith("weights.")})
+    module.load_state_dict(
+        {k.removeprefix("weights."): v for k, v in tensors.items() if k.startswith("weights.")}
+    )
     state: dict[int, dict[str, torch.Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith("optimiser."):

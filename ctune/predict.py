@@ -101,7 +101,8 @@ def _to_source_clipped(probabilities: Probabilities, frame: Frame) -> Probabilit
 def masks_of(prediction: Prediction, threshold: float) -> dict[str, Mask]:
     """{class: (X, Y, Z) uint8}, 1 where the probability exceeds `threshold`."""
     return {
-        name: (prediction.probabilities[k] > threshold).astype(np.uint8) for k, name in enumerate(prediction.classes)
+        name: (prediction.probabilities[k] > threshold).astype(np.uint8)
+        for k, name in enumerate(prediction.classes)
     }
 
 
@@ -143,7 +144,9 @@ def read_prediction(folder: Path, grid: Grid) -> Prediction:
     """Read what ``write_prediction`` wrote. Raises DataError when it is unfinished or on another grid."""
     path = folder / "prediction.json"
     if not path.exists():
-        raise DataError(f"expected a finished prediction in {folder}, found no prediction.json; predict the case again")
+        raise DataError(
+            f"expected a finished prediction in {folder}, found no prediction.json; predict the case again"
+        )
     about = read_json(path)
     return Prediction(
         about["case"],

@@ -89,7 +89,9 @@ def _epoch(
 ) -> float:
     total, count = 0.0, 0
     for number, batch in enumerate(batches.epoch(epoch)):
-        set_learning_rate(optimiser, settings, epoch * batches.steps_per_epoch + number, batches.steps_per_epoch)
+        set_learning_rate(
+            optimiser, settings, epoch * batches.steps_per_epoch + number, batches.steps_per_epoch
+        )
         loss = _loss(network, batch, settings, device)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -101,6 +103,8 @@ def _epoch(
 def _loss(network: Network, batch: Batch, settings: Optimisation, device: torch.device) -> torch.Tensor:
     image, target = batch.image.to(device, non_blocking=True), batch.target.to(device, non_blocking=True)
     # bfloat16 convolutions are far slower than float32 on most CPUs, so mixed precision is for GPUs alone.
-    with torch.autocast(device.type, torch.bfloat16, enabled=settings.mixed_precision and device.type == "cuda"):
+    with torch.autocast(
+        device.type, torch.bfloat16, enabled=settings.mixed_precision and device.type == "cuda"
+    ):
         logits = network(image)
     return masked_dice_bce(logits.float(), target)

@@ -112,13 +112,19 @@ def _tune_one(
         for step in range(pool.steps_per_epoch):
             set_learning_rate(optimiser, settings, epoch * pool.steps_per_epoch + step, pool.steps_per_epoch)
             features, target = pool.draw(rng)
-            loss = masked_dice_bce(network.logits(features.apply(lambda t: t.to(device)), (name,)), target.to(device))
+            loss = masked_dice_bce(
+                network.logits(features.apply(lambda t: t.to(device)), (name,)), target.to(device)
+            )
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             total += float(loss.detach())
         losses.append(total / pool.steps_per_epoch)
-        on_progress(Progress(f"tune {name}", epoch + 1, settings.epochs, f"loss {losses[-1]:.3f}", {"loss": losses[-1]}))
+        on_progress(
+            Progress(
+                f"tune {name}", epoch + 1, settings.epochs, f"loss {losses[-1]:.3f}", {"loss": losses[-1]}
+            )
+        )
     return tuple(losses)
 
 
@@ -145,8 +151,12 @@ def _windows(
         names = [name for name in classes if name in case.labels]
         for corner in window_corners(case.image.shape, size, overlap) if names else ():
             labels = {name: cut(case.labels[name], corner, size, UNLABELLED) for name in names}
-            view = cache.open(View(case.key, corner, size), lambda c=case, at=corner: cut(c.image, at, size, 0.0))
-            out.append(Window(case.case_id, view, labels, {name: _foreground(mask) for name, mask in labels.items()}))
+            view = cache.open(
+                View(case.key, corner, size), lambda c=case, at=corner: cut(c.image, at, size, 0.0)
+            )
+            out.append(
+                Window(case.case_id, view, labels, {name: _foreground(mask) for name, mask in labels.items()})
+            )
         on_progress(Progress("cache features", number + 1, len(cases), case.case_id))
     return out
 
@@ -161,7 +171,9 @@ class SubPatches:
 
     def __init__(self, windows: Sequence[Window], name: str, settings: Tuning) -> None:
         if not windows:
-            raise ModelError(f"expected at least one case with an annotation of {name}, got none; revise one first")
+            raise ModelError(
+                f"expected at least one case with an annotation of {name}, got none; revise one first"
+            )
         self.windows, self.name, self.settings = windows, name, settings
         self.positive = [w for w in windows if len(w.foreground[name])]
 
@@ -196,7 +208,9 @@ def snapshot(network: Network, classes: Sequence[str], windows: torch.Tensor) ->
     """The base's fingerprint and the logits of `classes` on probe `windows` (N, 1, X, Y, Z) float32, as they are now."""
     network.eval()
     with torch.inference_mode():
-        logits = network(windows.to(next(network.parameters()).device), tuple(classes)).cpu() if classes else None
+        logits = (
+            network(windows.to(next(network.parameters()).device), tuple(classes)).cpu() if classes else None
+        )
     by_class = {} if logits is None else {name: logits[:, k].clone() for k, name in enumerate(classes)}
     return Snapshot(fingerprint(network.base), by_class)
 

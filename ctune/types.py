@@ -71,7 +71,11 @@ class Grid:
         return abs(float(np.linalg.det(self.affine[:3, :3]))) / 1000.0
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Grid) and self.shape == other.shape and bool(np.array_equal(self.affine, other.affine))
+        return (
+            isinstance(other, Grid)
+            and self.shape == other.shape
+            and bool(np.array_equal(self.affine, other.affine))
+        )
 
     def __hash__(self) -> int:
         return hash((self.shape, self.affine.tobytes()))
@@ -80,7 +84,14 @@ class Grid:
         """True when both grids put every corner voxel within `tolerance_mm` of the same world position."""
         if self.shape != other.shape:
             return False
-        corners = np.array([[x, y, z, 1.0] for x in (0, self.shape[0] - 1) for y in (0, self.shape[1] - 1) for z in (0, self.shape[2] - 1)])
+        corners = np.array(
+            [
+                [x, y, z, 1.0]
+                for x in (0, self.shape[0] - 1)
+                for y in (0, self.shape[1] - 1)
+                for z in (0, self.shape[2] - 1)
+            ]
+        )
         return float(np.abs((corners @ (self.affine - other.affine).T)[:, :3]).max()) <= tolerance_mm
 
     def describe(self) -> str:

@@ -13,6 +13,6 @@ __all__ = [
     "HeadRecord",
     "ModelRecord",
     "Registry",
-    "Version",
     "VerifyReport",
+    "Version",
 ]

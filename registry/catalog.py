@@ -21,7 +21,12 @@ SCHEMA = 1
 """Version of the tables below."""
 
 _tables = sa.MetaData()
-meta = sa.Table("meta", _tables, sa.Column("key", sa.String, primary_key=True), sa.Column("value", sa.String, nullable=False))
+meta = sa.Table(
+    "meta",
+    _tables,
+    sa.Column("key", sa.String, primary_key=True),
+    sa.Column("value", sa.String, nullable=False),
+)
 records = sa.Table(
     "records",
     _tables,
@@ -117,7 +122,13 @@ class Catalog:
         with self._writing() as db:
             if db.execute(sa.select(records.c.digest).where(records.c.digest == digest)).first():
                 return False
-            row = {"digest": digest, "kind": kind, "subject": subject, "created": _now(), "measured": measured}
+            row = {
+                "digest": digest,
+                "kind": kind,
+                "subject": subject,
+                "created": _now(),
+                "measured": measured,
+            }
             db.execute(records.insert().values(row))
             return True
 
@@ -133,7 +144,9 @@ class Catalog:
 
     def starting_with(self, prefix: str) -> list[str]:
         """Digests of records that begin with `prefix`."""
-        query = sa.select(records.c.digest).where(records.c.digest.startswith(prefix, autoescape=True)).limit(5)
+        query = (
+            sa.select(records.c.digest).where(records.c.digest.startswith(prefix, autoescape=True)).limit(5)
+        )
         with self.engine.connect() as db:
             return list(db.execute(query).scalars())
 
@@ -150,7 +163,9 @@ class Catalog:
         for _ in range(100):
             try:
                 with self._writing() as db:
-                    last = db.execute(sa.select(sa.func.max(versions.c.version)).where(versions.c.name == name)).scalar()
+                    last = db.execute(
+                        sa.select(sa.func.max(versions.c.version)).where(versions.c.name == name)
+                    ).scalar()
                     row = Version(name, (last or 0) + 1, digest, _now(), note)
                     db.execute(versions.insert().values(**row.__dict__))
                     _log(db, actor, "register", name, {"version": row.version, "digest": digest})
@@ -158,7 +173,9 @@ class Catalog:
             except SQLIntegrityError:
                 # Another process took the number (databases without a write lock at the transaction's start).
                 continue
-        raise RegistryError(f"expected to add a version of {name}, lost the race for its number 100 times; try again")
+        raise RegistryError(
+            f"expected to add a version of {name}, lost the race for its number 100 times; try again"
+        )
 
     def versions(self, name: str | None = None) -> list[Version]:
         """All versions (of a name), by name and number."""
@@ -170,14 +187,18 @@ class Catalog:
 
     def version(self, name: str, number: int | None = None) -> Version:
         """One version of a name, by default the newest. Raises NotFoundError."""
-        query = sa.select(versions).where(versions.c.name == name).order_by(versions.c.version.desc()).limit(1)
+        query = (
+            sa.select(versions).where(versions.c.name == name).order_by(versions.c.version.desc()).limit(1)
+        )
         if number is not None:
             query = query.where(versions.c.version == number)
         with self.engine.connect() as db:
             row = db.execute(query).first()
         if row is None:
             wanted = name if number is None else f"{name}:{number}"
-            raise NotFoundError(f"expected a registered model, got {wanted!r}; `ctune registry list` names them")
+            raise NotFoundError(
+                f"expected a registered model, got {wanted!r}; `ctune registry list` names them"
+            )
         return Version(**row._mapping)
 
     def set_alias(self, name: str, alias: str, version: int, actor: str) -> None:

@@ -75,7 +75,9 @@ class Registry:
     def record_of(self, digest: str) -> AnyRecord:
         """A record by its digest. Raises IntegrityError, NotFoundError."""
         if digest not in self.store and not self.catalog.starting_with(digest):
-            raise NotFoundError(f"expected a registered record, got sha256:{digest[:12]}; `ctune registry list` names what is here")
+            raise NotFoundError(
+                f"expected a registered record, got sha256:{digest[:12]}; `ctune registry list` names what is here"
+            )
         return read_record(self.store.get(digest), digest)
 
     def measured(self, digest: str) -> dict[str, Any]:
@@ -93,7 +95,9 @@ class Registry:
         """The next version of `name`. Raises InvalidNameError, and IntegrityError when `digest` is no model."""
         check_name(name)
         if not isinstance(self.record_of(digest), ModelRecord):
-            raise IntegrityError(f"expected sha256:{digest[:12]} to be a model; a version of a name is always one")
+            raise IntegrityError(
+                f"expected sha256:{digest[:12]} to be a model; a version of a name is always one"
+            )
         return self.catalog.add_version(name, digest, actor or _user(), note)
 
     def resolve(self, reference: str) -> str:
@@ -103,14 +107,18 @@ class Registry:
             found = self.catalog.starting_with(wanted.digest)
             if len(found) != 1:
                 got = "none" if not found else "several"
-                raise NotFoundError(f"expected one record that begins with sha256:{wanted.digest}, found {got}; give more digits")
+                raise NotFoundError(
+                    f"expected one record that begins with sha256:{wanted.digest}, found {got}; give more digits"
+                )
             return found[0]
         assert wanted.name is not None
         if wanted.alias is None:
             return self.catalog.version(wanted.name, wanted.version).digest
         version = self.catalog.aliases(wanted.name).get((wanted.name, wanted.alias))
         if version is None:
-            raise NotFoundError(f"expected an alias of {wanted.name}, got {wanted.alias!r}; `ctune registry alias {wanted.name}` names them")
+            raise NotFoundError(
+                f"expected an alias of {wanted.name}, got {wanted.alias!r}; `ctune registry alias {wanted.name}` names them"
+            )
         return self.catalog.version(wanted.name, version).digest
 
     def set_alias(self, name: str, alias: str, version: int, *, actor: str | None = None) -> None:

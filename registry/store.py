@@ -1,6 +1,6 @@
 """The store: bytes named after their sha256, written once, read-only, checked whenever they are read.
 
-    blobs/sha256/ab/abcd...    a temporary name, fsync, rename: a blob is there whole or not at all
+blobs/sha256/ab/abcd...    a temporary name, fsync, rename: a blob is there whole or not at all
 """
 
 from __future__ import annotations
@@ -49,7 +49,11 @@ class Store:
             _sync(target.parent)
         except OSError as error:
             temporary.unlink(missing_ok=True)
-            why = {errno.ENOSPC: "the disk is full", errno.EROFS: "the disk is read-only", errno.EACCES: "no permission"}
+            why = {
+                errno.ENOSPC: "the disk is full",
+                errno.EROFS: "the disk is read-only",
+                errno.EACCES: "no permission",
+            }
             raise RegistryError(
                 f"expected to write {len(data)} bytes below {self.root}, got: "
                 f"{why.get(error.errno or 0, error.strerror)}; nothing was registered; make room or access and try again"

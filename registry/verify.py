@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from registry.catalog import Catalog
 from registry.errors import IntegrityError
-from registry.records import AnyRecord, HeadRecord, ModelRecord, BaseRecord, blobs_of, read_record, records_of
+from registry.records import AnyRecord, BaseRecord, HeadRecord, ModelRecord, blobs_of, read_record, records_of
 from registry.store import Store
 
 
@@ -36,18 +36,24 @@ def verify(store: Store, catalog: Catalog) -> VerifyReport:
     for digest, record in read.items():
         for need in (*blobs_of(record), *records_of(record)):
             if need not in present:
-                problems.append(f"{record.kind} sha256:{digest[:12]}: needs sha256:{need[:12]}, which is missing")
+                problems.append(
+                    f"{record.kind} sha256:{digest[:12]}: needs sha256:{need[:12]}, which is missing"
+                )
         problems += _misfits(digest, record, read)
     for version in catalog.versions():
         if version.digest not in read:
-            problems.append(f"{version.name}:{version.version}: its model sha256:{version.digest[:12]} cannot be read")
+            problems.append(
+                f"{version.name}:{version.version}: its model sha256:{version.digest[:12]} cannot be read"
+            )
     numbers = {(v.name, v.version) for v in catalog.versions()}
     for (name, alias), number in catalog.aliases().items():
         if (name, number) not in numbers:
             problems.append(f"{name}@{alias}: points at version {number}, which is not there")
     needed = {b for r in read.values() for b in blobs_of(r)} | set(known)
     orphans = tuple(sorted(present - needed))
-    return VerifyReport(len(present), len(known), len(numbers), tuple(problems), orphans, len(store.leftovers(0)))
+    return VerifyReport(
+        len(present), len(known), len(numbers), tuple(problems), orphans, len(store.leftovers(0))
+    )
 
 
 def _sound(store: Store, digest: str, problems: list[str]) -> bool:
@@ -80,5 +86,7 @@ def _misfits(digest: str, record: AnyRecord, read: dict[str, AnyRecord]) -> list
         if not isinstance(head, HeadRecord) or not isinstance(base, BaseRecord):
             out.append(f"model sha256:{digest[:12]}: its base or its head of {name} cannot be read")
         elif head.base_fingerprint != base.fingerprint or head.class_name != name:
-            out.append(f"model sha256:{digest[:12]}: the head filed under {name} is of {head.class_name} on base {head.base_fingerprint[:12]}, the base is {base.fingerprint[:12]}")
+            out.append(
+                f"model sha256:{digest[:12]}: the head filed under {name} is of {head.class_name} on base {head.base_fingerprint[:12]}, the base is {base.fingerprint[:12]}"
+            )
     return out

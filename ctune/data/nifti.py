@@ -39,7 +39,9 @@ def read_case(path: Path, case_id: str) -> Case:
     volume: Volume = np.asarray(_data(image, path, case_id, np.float32), dtype=np.float32)
     if not np.isfinite(volume).all():
         count = int((~np.isfinite(volume)).sum())
-        raise ImageFileError(f"case {case_id}: expected finite intensities, got {count} NaN or infinite voxels in {path}; repair or leave the case out")
+        raise ImageFileError(
+            f"case {case_id}: expected finite intensities, got {count} NaN or infinite voxels in {path}; repair or leave the case out"
+        )
     return Case(case_id, volume, grid)
 
 
@@ -61,9 +63,13 @@ def read_labels(path: Path, grid: Grid, what: str) -> npt.NDArray[np.int32]:
     whole = np.rint(stored)
     if not np.array_equal(stored, whole):
         bad = stored[stored != whole].flat[0]
-        raise LabelError(f"{what}: expected integral labels, got {bad:g} in {path}; export the mask as integers")
+        raise LabelError(
+            f"{what}: expected integral labels, got {bad:g} in {path}; export the mask as integers"
+        )
     if whole.min(initial=0) < 0 or whole.max(initial=0) > np.iinfo(np.int32).max:
-        raise LabelError(f"{what}: expected labels from 0 upwards, got {whole.min():g} to {whole.max():g} in {path}; export the mask again")
+        raise LabelError(
+            f"{what}: expected labels from 0 upwards, got {whole.min():g} to {whole.max():g} in {path}; export the mask again"
+        )
     return whole.astype(np.int32)
 
 
@@ -89,15 +95,21 @@ def check_whole(path: Path, what: str) -> None:
     Raises ImageFileError.
     """
     image = _open(path, what)
-    promised = int(image.dataobj.offset) + int(np.prod(image.shape, dtype=object)) * int(image.get_data_dtype().itemsize)
+    promised = int(image.dataobj.offset) + int(np.prod(image.shape, dtype=object)) * int(
+        image.get_data_dtype().itemsize
+    )
     opened: Any = gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb")
     try:
         with opened as file:
             came = sum(len(block) for block in iter(lambda: file.read(_BLOCK), b""))
     except _BROKEN as error:
-        raise ImageFileError(f"{what}: expected a whole image in {path}, got one that is cut short or damaged ({_line(error)}); copy it again") from None
+        raise ImageFileError(
+            f"{what}: expected a whole image in {path}, got one that is cut short or damaged ({_line(error)}); copy it again"
+        ) from None
     if came < promised:
-        raise ImageFileError(f"{what}: expected {promised} bytes of image in {path}, got {came}; it is cut short, copy it again")
+        raise ImageFileError(
+            f"{what}: expected {promised} bytes of image in {path}, got {came}; it is cut short, copy it again"
+        )
 
 
 def check_same_grid(got: Grid, expected: Grid, what: str, path: Path) -> None:
@@ -158,21 +170,29 @@ def _open(path: Path, what: str, dimensions: int = 3) -> Any:
     if not head:
         raise ImageFileError(f"{what}: expected an image, got an empty file {path}; copy it again")
     if head == _LFS:
-        raise ImageFileError(f"{what}: expected an image, got a Git LFS pointer in {path}; run `git lfs pull` there")
+        raise ImageFileError(
+            f"{what}: expected an image, got a Git LFS pointer in {path}; run `git lfs pull` there"
+        )
     try:
         with _quiet_nibabel():
             image: Any = nib.load(path)
     except _BROKEN as error:
-        raise ImageFileError(f"{what}: expected a NIfTI image in {path}, got a file that is none or is cut short ({_line(error)}); copy it again") from None
+        raise ImageFileError(
+            f"{what}: expected a NIfTI image in {path}, got a file that is none or is cut short ({_line(error)}); copy it again"
+        ) from None
     if not isinstance(image, nib.Nifti1Image | nib.Nifti2Image):
-        raise ImageFileError(f"{what}: expected a NIfTI image, got {type(image).__name__} in {path}; convert it")
+        raise ImageFileError(
+            f"{what}: expected a NIfTI image, got {type(image).__name__} in {path}; convert it"
+        )
     if image.get_data_dtype().kind not in "iuf":
         raise ImageFileError(
             f"{what}: expected one number a voxel, got {image.get_data_dtype()} in {path}; convert it"
         )
     shape = image.shape[:dimensions] if all(n == 1 for n in image.shape[dimensions:]) else image.shape
     if dimensions == 3 and (len(shape) != 3 or min(shape) < 1):
-        raise ImageFileError(f"{what}: expected a three-dimensional image, got shape {image.shape} in {path}; give one volume")
+        raise ImageFileError(
+            f"{what}: expected a three-dimensional image, got shape {image.shape} in {path}; give one volume"
+        )
     return image
 
 
@@ -194,10 +214,14 @@ def _grid(image: Any, path: Path, what: str) -> Grid:
     zooms = np.asarray(image.header["pixdim"][1:4], dtype=np.float64)
     coded = image.header["sform_code"] > 0
     if not np.isfinite(affine).all() or (not coded and not (np.isfinite(zooms).all() and (zooms > 0).all())):
-        raise GeometryError(f"{what}: expected a spacing above 0 along every axis, got {zooms.tolist()} mm in {path}; repair the header")
+        raise GeometryError(
+            f"{what}: expected a spacing above 0 along every axis, got {zooms.tolist()} mm in {path}; repair the header"
+        )
     spacing = np.array(grid.spacing_mm)
     if (spacing <= 0).any() or abs(np.linalg.det(affine[:3, :3] / spacing)) < 1e-3:
-        raise GeometryError(f"{what}: expected an affine with three independent axes, got spacing {spacing.tolist()} mm and axes {affine[:3, :3].tolist()} in {path}; repair the header")
+        raise GeometryError(
+            f"{what}: expected an affine with three independent axes, got spacing {spacing.tolist()} mm and axes {affine[:3, :3].tolist()} in {path}; repair the header"
+        )
     return grid
 
 
@@ -205,13 +229,17 @@ def _data(image: Any, path: Path, what: str, dtype: type) -> npt.NDArray[Any]:
     try:
         data: npt.NDArray[Any] = image.get_fdata(dtype=dtype, caching="unchanged")
     except _BROKEN as error:
-        raise ImageFileError(f"{what}: expected a whole image in {path}, got one that is cut short or damaged ({_line(error)}); copy it again") from None
+        raise ImageFileError(
+            f"{what}: expected a whole image in {path}, got one that is cut short or damaged ({_line(error)}); copy it again"
+        ) from None
     return data.reshape(image.shape[:3])
 
 
 def _write(path: Path, data: npt.NDArray[Any], grid: Grid, slope: float | None = None) -> None:
     if data.shape[:3] != grid.shape:
-        raise GeometryError(f"expected an array of the grid's shape {grid.shape}, got {data.shape} for {path}")
+        raise GeometryError(
+            f"expected an array of the grid's shape {grid.shape}, got {data.shape} for {path}"
+        )
     image = nib.Nifti1Image(data, grid.affine)
     image.header.set_data_dtype(data.dtype)
     image.header.set_xyzt_units("mm")

@@ -42,7 +42,9 @@ class PatchSampler:
         room = np.maximum(np.array(self.image.shape) - size, 0)
         corner = np.clip(centre - size // 2, 0, room)
         image = _cut(self.image, corner, self.patch_size, 0)
-        return image, {name: _cut(mask, corner, self.patch_size, UNLABELLED) for name, mask in self.labels.items()}
+        return image, {
+            name: _cut(mask, corner, self.patch_size, UNLABELLED) for name, mask in self.labels.items()
+        }
 
     def _centre(self, rng: np.random.Generator, positive_share: float) -> npt.NDArray[np.int64]:
         if self.voxels and rng.random() < positive_share:

@@ -58,7 +58,9 @@ def prepare(
         for name, found in labels.items():
             if found is None:
                 labels[name] = _keep(paths[name], labels_to_network(masks[name], frame))
-    return PreparedCase(case_id, key, image, {name: mask for name, mask in labels.items() if mask is not None})
+    return PreparedCase(
+        case_id, key, image, {name: mask for name, mask in labels.items() if mask is not None}
+    )
 
 
 def _keep(path: Path, array: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:

@@ -110,7 +110,8 @@ def _resampling(
     scale = [1.0 if abs(s - 1.0) < 1e-4 else s for s in scale]
     shape = [max(1, round(n / s)) for n, s in zip(ras.shape, scale, strict=True)]
     offset = [
-        0.0 if s == 1.0 else ((n - 1) - s * (m - 1)) / 2 for n, m, s in zip(ras.shape, shape, scale, strict=True)
+        0.0 if s == 1.0 else ((n - 1) - s * (m - 1)) / 2
+        for n, m, s in zip(ras.shape, shape, scale, strict=True)
     ]
     return (shape[0], shape[1], shape[2]), (scale[0], scale[1], scale[2]), (offset[0], offset[1], offset[2])
 
@@ -121,7 +122,9 @@ def _interpolate(
     if volume.shape == shape and all(s == 1.0 for s in scale) and all(o == 0.0 for o in offset):
         return volume
     return np.asarray(
-        ndimage.affine_transform(volume, np.array(scale), np.array(offset), output_shape=shape, order=order, mode="nearest")
+        ndimage.affine_transform(
+            volume, np.array(scale), np.array(offset), output_shape=shape, order=order, mode="nearest"
+        )
     )
 
 

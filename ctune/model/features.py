@@ -52,7 +52,11 @@ def cut(volume: np.ndarray, corner: Corner, size: Corner, fill: float) -> np.nda
     """The window of `size` at `corner` of (X, Y, Z); voxels beyond the volume's end are `fill`."""
     window = volume[tuple(slice(c, c + s) for c, s in zip(corner, size, strict=True))]
     missing = [(0, s - n) for s, n in zip(size, window.shape, strict=True)]
-    return np.pad(window, missing, constant_values=fill) if any(after for _, after in missing) else np.array(window)
+    return (
+        np.pad(window, missing, constant_values=fill)
+        if any(after for _, after in missing)
+        else np.array(window)
+    )
 
 
 class FeatureCache:
@@ -104,7 +108,9 @@ class CachedView:
 
         Raises ModelError when the sub-patch is larger than the window or not a multiple of the stride.
         """
-        bad = [s for s, step, whole in zip(size, self.stride, self.size, strict=True) if s % step or s > whole]
+        bad = [
+            s for s, step, whole in zip(size, self.stride, self.size, strict=True) if s % step or s > whole
+        ]
         if bad:
             raise ModelError(
                 f"expected tune.patch_size in multiples of {self.stride} up to {self.size} for this base, got {size}; "

@@ -98,23 +98,41 @@ class TextHead(Head):
             return y.reshape(samples, 1, *x.shape[2:])
 
 
-class VoxelNorm(nn.Module):
-    """Layer norm over the channels of each voxel, with an affine.
+class FrozenNorm(nn.Module):
+    """Each channel at mean 0 and variance 1 as its first training batch had it, then an affine that trains.
 
-    Unlike instance norm it gives a voxel the same value in a sub-patch and in the whole window: heads are
-    trained on the one and run on the other. It knows nothing of batch mates either.
+    The statistics are taken once and then frozen, as in ActNorm (Kingma and Dhariwal, "Glow", 2018, section 3.1).
+    So a voxel gets the same value in a sub-patch, on which heads train, and in the whole window, on which they
+    run; instance norm gives it two, and batch norm learns from batch mates. Measured on phantoms (new classes on
+    a frozen base, 100 steps, one seed, mean Dice of three classes): frozen .65, batch .60, instance .49, layer norm
+    over the channels of a voxel .00.
     """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("deviation", torch.ones(channels))
+        self.register_buffer("taken", torch.zeros(1, dtype=torch.uint8))
+        self.mean: Tensor
+        self.deviation: Tensor
+        self.taken: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, X, Y, Z) -> the same shape."""
-        # Through layer_norm on the last axis: twice as fast on a CPU as mean and variance over axis 1.
-        last = nn.functional.layer_norm(x.movedim(1, -1), self.weight.shape, self.weight, self.bias)
-        return last.movedim(-1, 1)
+        """(N, C, X, Y, Z) -> the same shape. Before any training batch the statistics are 0 and 1."""
+        if self.training and not bool(self.taken):
+            self._take(x)
+        scale = self.weight / self.deviation
+        shift = self.bias - self.mean * scale
+        return x * scale.view(1, -1, 1, 1, 1) + shift.view(1, -1, 1, 1, 1)
+
+    @torch.no_grad()
+    def _take(self, x: Tensor) -> None:
+        variance, mean = torch.var_mean(x.float(), dim=(0, 2, 3, 4), correction=0)
+        self.mean.copy_(mean)
+        self.deviation.copy_(torch.sqrt(variance + 1e-5))
+        self.taken.fill_(1)
 
 
 class PyramidLevel(nn.Module):
@@ -123,9 +141,9 @@ class PyramidLevel(nn.Module):
     def __init__(self, channels_in: int, width: int, coarsest: bool) -> None:
         super().__init__()
         self.reduce = nn.Conv3d(channels_in, width, kernel_size=1)
-        self.norm_in = VoxelNorm(width)
+        self.norm_in = FrozenNorm(width)
         self.conv = nn.Conv3d(width if coarsest else 2 * width, width, kernel_size=3, padding=1)
-        self.norm_out = VoxelNorm(width)
+        self.norm_out = FrozenNorm(width)
 
     def forward(self, maps: tuple[Tensor, ...], coarser: Tensor | None) -> Tensor:
         """maps: (N, *, X, Y, Z) each; coarser: (N, width, X/2, Y/2, Z/2) or None -> (N, width, X, Y, Z)."""

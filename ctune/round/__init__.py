@@ -1,6 +1,17 @@
 """A round: predict, score, select, revise, hybrid, tune, evaluate, register, in this order and nowhere else."""
 
+from ctune.round.desk import hand_in, simulate_expert
 from ctune.round.drive import resume, start
 from ctune.round.state import ARROWS, ArrowDone, RoundState, folder_of, rounds
 
-__all__ = ["ARROWS", "ArrowDone", "RoundState", "folder_of", "resume", "rounds", "start"]
+__all__ = [
+    "ARROWS",
+    "ArrowDone",
+    "RoundState",
+    "folder_of",
+    "hand_in",
+    "resume",
+    "rounds",
+    "simulate_expert",
+    "start",
+]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,14 @@ from ctune.importance import read_importances, write_importances
 from ctune.optimise import resolve_device
 from ctune.predict import masks_of, read_prediction
 from ctune.project import Project
+from ctune.round.predicted import PredictedMasks
 from ctune.round.state import RoundState, folder_of
 from ctune.select import Selected, read_csv, select, write_csv
-from ctune.types import AnnotationRecord, Mask, OnProgress, Source, Split
+from ctune.types import AnnotationRecord, OnProgress, Source, Split
 from registry import Registry
 
 
-class Waiting(Exception):  # noqa: N818 - not an error
+class Waiting(Exception):
     """An arrow cannot go on before an expert has handed something in."""
 
 
@@ -55,7 +56,11 @@ class Desk:
         judged = (Source.ORIGINAL, Source.REVISED)
         out = []
         for case in pool.cases(Split.POOL):
-            earlier = {a.class_name for a in pool.annotations(case.id) if a.source in judged and a.round < self.state.number}
+            earlier = {
+                a.class_name
+                for a in pool.annotations(case.id)
+                if a.source in judged and a.round < self.state.number
+            }
             if not set(self.state.classes) <= earlier:
                 out.append(case.id)
         return out
@@ -118,7 +123,7 @@ class Desk:
                 self.project,
                 Path(self.state.truth),
                 self.selected,
-                _Predicted(self.project, self.folder / "predictions"),
+                PredictedMasks(self.project, self.folder / "predictions"),
                 round_number=self.state.number,
                 expert=self.state.expert,
                 seed=self.state.seed,
@@ -156,7 +161,9 @@ class Desk:
             "cache_seconds": done.result.cache_seconds,
             "steps": dict(done.result.steps),
             "base_fingerprint": proof.base_fingerprint if proof else None,
-            "unrevised_max_abs_logit_change": max(proof.max_abs_change.values(), default=0.0) if proof else None,
+            "unrevised_max_abs_logit_change": max(proof.max_abs_change.values(), default=0.0)
+            if proof
+            else None,
             "compared_logits": proof.voxels if proof else 0,
         }
 
@@ -176,7 +183,11 @@ class Desk:
         measured = {"seconds": self.state.arrows["tune"].seconds, "device": str(self.device)}
         tuned = {
             name: Tuned(
-                self._annotations_of(name), settings.model_dump(mode="json"), self.state.seed, self.state.number, measured
+                self._annotations_of(name),
+                settings.model_dump(mode="json"),
+                self.state.seed,
+                self.state.number,
+                measured,
             )
             for name in self.state.classes
         }
@@ -198,10 +209,14 @@ class Desk:
 
     def _revised_in_this_round(self) -> set[str]:
         pool, selected = self.project.pool, {row.case_id for row in self.selected}
-        return {c for c in selected if any(a.round == self.state.number for a in _revised(pool.annotations(c)))}
+        return {
+            c for c in selected if any(a.round == self.state.number for a in _revised(pool.annotations(c)))
+        }
 
     def _expert_seconds(self) -> float:
-        records = [a for c in self._revised_in_this_round() for a in _revised(self.project.pool.annotations(c))]
+        records = [
+            a for c in self._revised_in_this_round() for a in _revised(self.project.pool.annotations(c))
+        ]
         return sum(a.seconds or 0.0 for a in records if a.round == self.state.number)
 
     def _keep_predictions(self, case_id: str) -> None:
@@ -228,26 +243,11 @@ class Desk:
 
     def _annotations_of(self, class_name: str) -> list[AnnotationRecord]:
         """What the head of a class was tuned on: the annotations that won a voxel in the merged labels."""
-        merged = (load_hybrid(self.folder / "hybrid" / c) for c in revised_cases(self.project, self.state.classes))
+        merged = (
+            load_hybrid(self.folder / "hybrid" / c) for c in revised_cases(self.project, self.state.classes)
+        )
         return [record for h in merged for record in h.records.get(class_name, ())]
 
 
 def _revised(records: Sequence[AnnotationRecord]) -> list[AnnotationRecord]:
     return [a for a in records if a.source == Source.REVISED]
-
-
-class _Predicted(Mapping[str, Mapping[str, Mask]]):
-    """{case: {class: mask}} of a round's predictions, read when asked for."""
-
-    def __init__(self, project: Project, folder: Path) -> None:
-        self.project, self.folder = project, folder
-
-    def __getitem__(self, case_id: str) -> Mapping[str, Mask]:
-        prediction = read_prediction(self.folder / case_id, self.project.pool.grid(case_id))
-        return masks_of(prediction, self.project.config.inference.threshold)
-
-    def __iter__(self) -> Iterator[str]:
-        return (path.parent.name for path in self.folder.glob("*/prediction.json"))
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)

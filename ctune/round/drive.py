@@ -108,7 +108,9 @@ class _Locked:
         try:
             self.lock.acquire(timeout=0)
         except Timeout:
-            raise RoundError("expected to be the only one at work on this project's rounds, another process is; wait for it") from None
+            raise RoundError(
+                "expected to be the only one at work on this project's rounds, another process is; wait for it"
+            ) from None
 
     def __exit__(self, *_: object) -> None:
         self.lock.release()

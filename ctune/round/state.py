@@ -53,7 +53,11 @@ class RoundState(BaseModel):
 
 def rounds(project: Project) -> list[RoundState]:
     """All rounds of a project, oldest first. Raises RoundError for a record that cannot be read."""
-    return [read_state(path) for path in sorted((project.root / "rounds").glob("[0-9]*/round.json")) if path.parent.name != "000"]
+    return [
+        read_state(path)
+        for path in sorted((project.root / "rounds").glob("[0-9]*/round.json"))
+        if path.parent.name != "000"
+    ]
 
 
 def folder_of(project: Project, number: int) -> Path:
@@ -65,7 +69,9 @@ def read_state(path: Path) -> RoundState:
     try:
         return RoundState.model_validate(read_json(path))
     except (ValidationError, ValueError) as error:
-        raise RoundError(f"expected a round's record in {path}, got {str(error).splitlines()[0]}; restore it") from None
+        raise RoundError(
+            f"expected a round's record in {path}, got {str(error).splitlines()[0]}; restore it"
+        ) from None
 
 
 def write_state(project: Project, state: RoundState) -> None:

@@ -50,8 +50,14 @@ def draw_anatomy(rng: np.random.Generator) -> Anatomy:
         ),
         "kidney_right": _ellipsoid(rng, (62, -52, -14), (27, 25, 50), jitter=8, scale=0.13, tilt=0.25),
         "kidney_left": _ellipsoid(rng, (-62, -52, 0), (27, 25, 50), jitter=8, scale=0.13, tilt=0.25),
-        "postcava": _tube([(20, -30, -150), (22, -28, 0), (26, -12, 90), (24, -8, 150)], _scaled(rng, (13, 13.5, 14, 14)), _shift(rng, 4)),
-        "aorta": _tube([(-12, -34, -150), (-14, -34, 0), (-8, -38, 150)], _scaled(rng, (11, 12.5, 14)), _shift(rng, 4)),
+        "postcava": _tube(
+            [(20, -30, -150), (22, -28, 0), (26, -12, 90), (24, -8, 150)],
+            _scaled(rng, (13, 13.5, 14, 14)),
+            _shift(rng, 4),
+        ),
+        "aorta": _tube(
+            [(-12, -34, -150), (-14, -34, 0), (-8, -38, 150)], _scaled(rng, (11, 12.5, 14)), _shift(rng, 4)
+        ),
     }
     if rng.random() >= 1 / 7:
         organs["gall_bladder"] = _ellipsoid(rng, (58, 44, -6), (17, 17, 27), jitter=8, scale=0.22, tilt=0.4)
@@ -106,7 +112,11 @@ def _ellipsoid(
     return inside
 
 
-def _tube(points: Sequence[Sequence[float] | npt.NDArray[np.float64]], radii: Sequence[float] | npt.NDArray[np.float64], shift: npt.NDArray[np.float64]) -> Shape:
+def _tube(
+    points: Sequence[Sequence[float] | npt.NDArray[np.float64]],
+    radii: Sequence[float] | npt.NDArray[np.float64],
+    shift: npt.NDArray[np.float64],
+) -> Shape:
     """A chain of capsules through `points` whose radius goes from one point's to the next's."""
     nodes = [np.asarray(p, dtype=np.float64) + shift for p in points]
 
@@ -121,12 +131,16 @@ def _tube(points: Sequence[Sequence[float] | npt.NDArray[np.float64]], radii: Se
     return inside
 
 
-def _capsule(at: Positions, a: npt.NDArray[np.float64], b: npt.NDArray[np.float64], ra: float, rb: float) -> npt.NDArray[np.float32]:
+def _capsule(
+    at: Positions, a: npt.NDArray[np.float64], b: npt.NDArray[np.float64], ra: float, rb: float
+) -> npt.NDArray[np.float32]:
     axis = (b - a).astype(np.float32)
     x, y, z = (at[i] - np.float32(a[i]) for i in range(3))
     along = np.clip((x * axis[0] + y * axis[1] + z * axis[2]) / np.float32(axis @ axis), 0, 1)
     radius = np.float32(ra) + along * np.float32(rb - ra)
-    distance = np.square(x - along * axis[0]) + np.square(y - along * axis[1]) + np.square(z - along * axis[2])
+    distance = (
+        np.square(x - along * axis[0]) + np.square(y - along * axis[1]) + np.square(z - along * axis[2])
+    )
     return np.asarray(distance / np.square(radius), dtype=np.float32)
 
 

@@ -40,7 +40,9 @@ def _same_cohort(directory: Path, about: dict[str, object]) -> None:
 
     path = directory / "phantom.json"
     if path.exists() and (found := read_json(path)) != about:
-        raise UsageError(f"expected an empty folder or the cohort {about}, found {found} in {directory}; choose another folder")
+        raise UsageError(
+            f"expected an empty folder or the cohort {about}, found {found} in {directory}; choose another folder"
+        )
     write_json(path, about)
 
 

@@ -110,7 +110,8 @@ class _Warp:
 
     def __call__(self, at: Positions) -> Positions:
         x, y, z = (
-            at[i] * self.scale[i] + _smooth_field(self.coarse[i], at) + _smooth_field(self.fine[i], at) for i in range(3)
+            at[i] * self.scale[i] + _smooth_field(self.coarse[i], at) + _smooth_field(self.fine[i], at)
+            for i in range(3)
         )
         return x, y, z
 

@@ -1,0 +1,3 @@
+"""stub"""
+def report_of(*a,**k): return None
+def write_report(p,d): pass

@@ -1,0 +1,170 @@
+"""Take in what an expert has revised: masks from a folder, what changed against what stood before, and never overwrite.
+
+FOLDER/CASE/<class>.nii.gz    or    FOLDER/CASE/segmentations/<class>.nii.gz    or    FOLDER/CASE.nii.gz (a label map)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ctune.classes import canonical
+from ctune.data.nifti import read_labels, read_mask
+from ctune.data.pool import Pool
+from ctune.errors import CtuneError, LabelError, PoolError
+from ctune.hybrid import DEFAULT_ORDER, merge
+from ctune.types import UNLABELLED, Grid, Mask, OnProgress, Progress, Source, Split, silent
+
+
+@dataclass(frozen=True)
+class RevisedClass:
+    """What one revision changed. Volumes in mL; slices: along the third axis of the file, with at least one changed voxel.
+
+    already_there: the same mask was handed in before, nothing was written. outranked: an original annotation of this class
+    stands and wins, so the revision does not train while the project's order says so.
+    """
+
+    case_id: str
+    class_name: str
+    before_ml: float
+    after_ml: float
+    changed_ml: float
+    slices_changed: int
+    already_there: bool = False
+    outranked: bool = False
+
+
+@dataclass(frozen=True)
+class RevisionReport:
+    """revised: one row for each class of each case. refused: (case, one line why)."""
+
+    revised: tuple[RevisedClass, ...]
+    refused: tuple[tuple[str, str], ...]
+
+
+def import_revisions(
+    pool: Pool,
+    folder: Path,
+    *,
+    expert: str,
+    round_number: int,
+    label_names: Mapping[int, str] | None = None,
+    aliases: Mapping[str, str] | None = None,
+    seconds: float | None = None,
+    before: Mapping[str, Mapping[str, Mask]] | None = None,
+    on_progress: OnProgress = silent,
+) -> RevisionReport:
+    """Add every revised mask in `folder` to the pool as an annotation of `expert` in `round_number`.
+
+    `label_names` {id: class} is needed for label maps. `seconds` is the expert's time for each case. `before` {case: {class:
+    mask}} is what stood before where the pool has no annotation, e.g. the round's predictions. A case with a fault in any
+    file is refused whole and the rest goes on. Raises PoolError when `folder` is not there or has no case.
+    """
+    found = _found(folder)
+    revised: list[RevisedClass] = []
+    refused: list[tuple[str, str]] = []
+    for number, (case_id, place) in enumerate(found):
+        try:
+            masks = _masks(pool, case_id, place, label_names or {}, aliases or {})
+            share = seconds / len(masks) if seconds is not None else None
+            known = (before or {}).get(case_id, {})
+            revised += [
+                _take(pool, case_id, n, m, known.get(n), expert, round_number, share)
+                for n, m in masks.items()
+            ]
+        except CtuneError as error:
+            refused.append((case_id, str(error)))
+        on_progress(Progress("revise", number + 1, len(found), case_id))
+    return RevisionReport(tuple(revised), tuple(refused))
+
+
+def compare(before: Mask | None, after: Mask, grid: Grid) -> tuple[float, float, float, int]:
+    """(before mL, after mL, changed mL, slices changed along the third axis); no mask before counts as an empty one.
+
+    Voxels that either side has not judged count as unchanged.
+    """
+    old = np.zeros_like(after) if before is None else before
+    changed = (old != after) & (old != UNLABELLED) & (after != UNLABELLED)
+    slices = int(changed.any(axis=(0, 1)).sum())
+    return tuple(float((part).sum()) * grid.voxel_ml for part in (old == 1, after == 1, changed)) + (slices,)  # type: ignore[return-value]
+
+
+def _found(folder: Path) -> list[tuple[str, Path]]:
+    if not folder.is_dir():
+        raise PoolError(f"expected revised masks in {folder}, found no such folder; check the path")
+    out = {}
+    for place in sorted(folder.iterdir()):
+        if place.name.startswith("."):
+            continue
+        if place.is_dir():
+            out[place.name] = place
+        elif place.name.endswith((".nii", ".nii.gz")):
+            out[place.name.removesuffix(".gz").removesuffix(".nii")] = place
+    if not out:
+        raise PoolError(
+            f"expected CASE/<class>.nii.gz or CASE.nii.gz in {folder}, found neither; check the path"
+        )
+    return list(out.items())
+
+
+def _masks(
+    pool: Pool, case_id: str, place: Path, label_names: Mapping[int, str], aliases: Mapping[str, str]
+) -> dict[str, Mask]:
+    case = pool.case(case_id)
+    if case.split != Split.POOL:
+        raise PoolError(
+            f"case {case_id}: expected a case of the pool split, got one kept for {case.split}; it must not train a head"
+        )
+    if place.is_dir():
+        inner = place / "segmentations"
+        files = sorted(
+            p for p in (inner if inner.is_dir() else place).glob("*.nii*") if not p.name.startswith(".")
+        )
+        names = {canonical(p.name.removesuffix(".gz").removesuffix(".nii"), aliases): p for p in files}
+        masks = {n: read_mask(p, case.grid, f"case {case_id}, {n}") for n, p in names.items()}
+    else:
+        masks = _split(place, case.grid, case_id, label_names, aliases)
+    if not masks:
+        raise PoolError(f"case {case_id}: expected at least one mask in {place}, found none")
+    return masks
+
+
+def _split(
+    path: Path, grid: Grid, case_id: str, label_names: Mapping[int, str], aliases: Mapping[str, str]
+) -> dict[str, Mask]:
+    labels = read_labels(path, grid, f"case {case_id}")
+    unknown = sorted(set(np.unique(labels).tolist()) - {0} - set(label_names))
+    if unknown or not label_names:
+        raise LabelError(
+            f"case {case_id}: expected names for the ids {unknown or 'in the map'} of {path}; give --labels 1=liver,2=spleen"
+        )
+    return {
+        canonical(name, aliases): (labels == number).astype(np.uint8) for number, name in label_names.items()
+    }
+
+
+def _take(
+    pool: Pool,
+    case_id: str,
+    name: str,
+    mask: Mask,
+    predicted: Mask | None,
+    expert: str,
+    round_number: int,
+    seconds: float | None,
+) -> RevisedClass:
+    records = pool.annotations(case_id, name)
+    annotations = [pool.read(r) for r in records]
+    merged = merge(case_id, {name: annotations}, DEFAULT_ORDER).masks.get(name) if annotations else predicted
+    change = compare(merged, mask, pool.grid(case_id))
+    mine = [a for a in annotations if a.record.source == Source.REVISED and a.record.author == expert]
+    there = bool(mine) and mine[-1].record.round == round_number and np.array_equal(mine[-1].mask, mask)
+    if not there:
+        pool.annotate(
+            case_id, name, mask, source=Source.REVISED, author=expert, round=round_number, seconds=seconds
+        )  # fmt: skip
+    outranked = any(r.source == Source.ORIGINAL for r in records)
+    return RevisedClass(case_id, name, *change, already_there=there, outranked=outranked)

@@ -1,0 +1,76 @@
+"""The expert's desk: what is handed in belongs to the open round, if there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from ctune.errors import RoundError
+from ctune.expert import revise_selected
+from ctune.project import Project
+from ctune.revise import RevisedClass, RevisionReport, compare, import_revisions
+from ctune.round.predicted import PredictedMasks
+from ctune.round.state import RoundState, folder_of, rounds
+from ctune.select import read_csv
+from ctune.types import OnProgress, Source, silent
+
+
+def open_round(project: Project) -> RoundState | None:
+    """The round that waits for revisions, or None."""
+    past = rounds(project)
+    return past[-1] if past and past[-1].next_arrow == "revise" else None
+
+
+def hand_in(
+    project: Project,
+    folder: Path,
+    *,
+    expert: str,
+    label_names: Mapping[int, str] | None = None,
+    seconds: float | None = None,
+    on_progress: OnProgress = silent,
+) -> RevisionReport:
+    """Take in an expert's masks for the open round; without one they count for the next.
+
+    Changes are told against what stood before, the round's predictions included. Raises as ``import_revisions`` does.
+    """
+    state = open_round(project)
+    number = state.number if state else 1 + max((s.number for s in rounds(project)), default=0)
+    before = PredictedMasks(project, folder_of(project, number) / "predictions")
+    return import_revisions(
+        project.pool,
+        folder,
+        expert=expert,
+        round_number=number,
+        label_names=label_names,
+        aliases=project.config.aliases,
+        seconds=seconds,
+        before=before,
+        on_progress=on_progress,
+    )
+
+
+def simulate_expert(
+    project: Project, truth: Path, *, expert: str, on_progress: OnProgress = silent
+) -> RevisionReport:
+    """Let a simulated expert who knows the hidden `truth` revise the open round's cases. Raises RoundError without one."""
+    state = open_round(project)
+    if state is None:
+        raise RoundError(
+            "expected a round that waits for revisions, found none; begin one with `ctune round start MODEL`"
+        )
+    folder = folder_of(project, state.number)
+    selected, predicted = read_csv(folder / "selection.csv"), PredictedMasks(project, folder / "predictions")
+    revise_selected(
+        project, truth, selected, predicted, round_number=state.number, expert=expert, seed=state.seed,
+        on_progress=on_progress,
+    )  # fmt: skip
+    rows = []
+    for row in selected:
+        known = predicted.get(row.case_id, {})
+        for record in project.pool.annotations(row.case_id):
+            if record.source == Source.REVISED and record.round == state.number:
+                mask = project.pool.read(record).mask
+                change = compare(known.get(record.class_name), mask, project.pool.grid(row.case_id))
+                rows.append(RevisedClass(row.case_id, record.class_name, *change))
+    return RevisionReport(tuple(rows), ())
