@@ -12,7 +12,7 @@ from ctune.config import BaseConfig, HeadConfig
 from ctune.errors import ModelError, UnknownClassError
 from ctune.model.base import Base, Channels, Features, build_base
 from ctune.model.fingerprint import fingerprint
-from ctune.model.heads import PyramidHead, TextHead, build_head
+from ctune.model.heads import FrozenNorm, PyramidHead, TextHead, build_head
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +94,9 @@ def test_pyramid_gives_a_crop_what_it_gives_the_whole(base: Base) -> None:
         features = base(torch.rand(1, 1, 16, 16, 80, generator=torch.Generator().manual_seed(2)))
     head = build_head("liver", "pyramid", base, 0)
     assert isinstance(head, PyramidHead)
+    with torch.no_grad():
+        head.train()(features)
+    head.eval()
     crop, whole = interior(head, features, 8, 72)
     assert crop.shape[-1] == 20
     torch.testing.assert_close(crop, whole, atol=1e-5, rtol=1e-5)
@@ -105,6 +108,20 @@ def test_pyramid_gives_a_crop_what_it_gives_the_whole(base: Base) -> None:
     head.bottom.norm_out = InstanceNorm()  # the norm that was not chosen, and why
     crop, whole = interior(head, features, 8, 72)
     assert (crop - whole).abs().max() > 1e-3
+
+
+def test_statistics_are_taken_from_the_first_training_batch_and_never_again() -> None:
+    first, second = (torch.randn(2, 3, 4, 4, 4, generator=torch.Generator().manual_seed(s)) for s in (0, 1))
+    first = first * torch.tensor([1.0, 5.0, 0.1]).view(1, 3, 1, 1, 1) + 7
+    norm = FrozenNorm(3).eval()
+    assert torch.equal(norm(first), first), "running a head that was never trained takes nothing"
+    y = norm.train()(first)
+    torch.testing.assert_close(y.mean(dim=(0, 2, 3, 4)), torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(y.var(dim=(0, 2, 3, 4), correction=0), torch.ones(3), atol=1e-2, rtol=0)
+    mark = fingerprint(norm)
+    norm(second)
+    assert fingerprint(norm) == mark
+    assert torch.equal(norm(first), y) and torch.equal(norm.eval()(first), y)
 
 
 @pytest.mark.parametrize("kind", ["text", "pyramid"])
