@@ -1,3 +1,6 @@
-"""stub"""
-def report_of(*a,**k): return None
-def write_report(p,d): pass
+"""The report of a project: one HTML file without links, scripts or fonts of its own, to look at, print and keep."""
+
+from ctune.report.collect import Overlay, ReportData, RoundReport, report_of
+from ctune.report.page import write_report
+
+__all__ = ["Overlay", "ReportData", "RoundReport", "report_of", "write_report"]
