@@ -6,6 +6,7 @@ import errno
 import importlib
 import importlib.util
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -34,7 +35,7 @@ class Command:
 
 COMMANDS = (
     Command("demo", "cli.demo:demo", "Run the whole loop on phantoms, with a report to look at.", START),
-    Command("init", "cli.project:init", "Make a project: a folder with ctune.toml and a pool.", START),
+    Command("init", "cli.project:init", "Make a project: a folder with ctune.toml and an empty pool.", START),
     Command(
         "import", "cli.project:import_", "Bring cases and annotations of a data set into the pool.", DATA
     ),
@@ -143,6 +144,10 @@ def load(command: Command) -> Any:
 
 def run(args: Sequence[str] | None = None) -> None:
     """The console script."""
+    if not sys.warnoptions:
+        # What a library will change one day is for those who work on ctune: the tests show it, users cannot act on it.
+        for category in (FutureWarning, DeprecationWarning):
+            warnings.filterwarnings("ignore", category=category, module="monai")
     app(args=sys.argv[1:] if args is None else list(args), prog_name="ctune")
 
 
