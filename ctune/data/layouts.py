@@ -220,17 +220,13 @@ def _is_atlas(src: Path) -> bool:
 def _find_folders(src: Path, wish: _Wish) -> Iterator[FoundCase]:
     for folder in _case_folders(src):
         image = next((folder / name for name in _CASE_IMAGES if (folder / name).is_file()), None)
-        data_set = src.name if folder != src else folder.parent.name
-        found = FoundCase(case_id_of(folder.resolve().name), image, data_set)
+        here = folder.resolve()
+        found = FoundCase(case_id_of(here.name), image, here.parent.name)
         place = next((folder / name for name in _MASK_FOLDERS if (folder / name).is_dir()), None)
         if place is not None:
-            masks = {
-                IMAGE_SUFFIX.sub("", p.name): p
-                for p in sorted(place.glob("[!.]*"))
-                if IMAGE_SUFFIX.search(p.name)
-            }
+            images = [p for p in sorted(place.glob("[!.]*")) if IMAGE_SUFFIX.search(p.name)]
             source = Source.PREDICTED if place.name == "predictions" else Source.ORIGINAL
-            found = replace(found, masks=masks, source=source)
+            found = replace(found, masks={IMAGE_SUFFIX.sub("", p.name): p for p in images}, source=source)
         elif (folder / "segmentations.nii.gz").is_file():
             found = replace(found, **_mapped(folder / "segmentations.nii.gz", wish.labels, TOTALSEGMENTATOR))
         yield found
@@ -245,15 +241,13 @@ def _is_list(src: Path) -> bool:
 
 def _find_list(src: Path, wish: _Wish) -> Iterator[FoundCase]:
     root = wish.root or src.parent
-    for number, line in enumerate(src.read_text(encoding="utf-8-sig").splitlines(), start=1):
+    for number, line in enumerate(_lines(src), start=1):
         if not line.strip() or line.startswith("#"):
             continue
         # Names with blanks need a tab or a comma between the columns.
         columns = [c.strip() for c in re.split(r"\t|,", line)] if re.search(r"\t|,", line) else line.split()
         if len(columns) > 2 or not columns[0]:
-            raise DataError(
-                f"expected an image and a label map in line {number} of {src}, got {line.strip()!r}"
-            )
+            raise DataError(f"expected an image and a label map, got {line.strip()!r} in {src}:{number}")
         image = root / columns[0]
         found = FoundCase(_list_id(columns[0]), image, src.stem)
         if len(columns) == 2 and columns[1]:
@@ -261,13 +255,20 @@ def _find_list(src: Path, wish: _Wish) -> Iterator[FoundCase]:
         yield found
 
 
+def _lines(src: Path) -> list[str]:
+    try:
+        return src.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"expected a list in UTF-8 in {src}, got {error}; save it as UTF-8") from None
+
+
 def _list_id(image: str) -> str:
-    """An id that is the same in every list of the same data: all of a relative path that tells cases
-    apart."""
+    """An id that is the same in every list of the same data, from all of a relative path but img/."""
     path = Path(image)
     folders = () if path.is_absolute() else path.parts[:-1]
     parts = [p for p in folders if p not in (".", "..", "img", "image", "images", "imagesTr", "imagesTs")]
-    stem = _CHANNEL.sub("", IMAGE_SUFFIX.sub("", path.name))
+    # Only the first channel's number is surely one: word_0004 is the fourth case of its data set.
+    stem = IMAGE_SUFFIX.sub("", path.name).removesuffix("_0000")
     if stem in ("ct", "mri"):
         return case_id_of("_".join(parts or [path.parent.name]))
     return case_id_of("_".join([*parts, stem]))
