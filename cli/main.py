@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import importlib
-import importlib.util
 import sys
 import warnings
 from collections.abc import Sequence
@@ -59,17 +58,17 @@ class LazyGroup(TyperGroup):
     """A group that lists commands from ``COMMANDS`` and imports only the one that runs."""
 
     def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
-        return [command.name for command in available()]
+        return [command.name for command in COMMANDS]
 
     def get_command(self, ctx: typer.Context, cmd_name: str) -> Any:  # type: ignore[override]
         """A stand-in with the name and the line of help: all that a listing needs."""
-        for command in available():
+        for command in COMMANDS:
             if command.name == cmd_name:
                 return TyperCommand(command.name, help=command.help, rich_help_panel=command.panel)
         return None
 
     def resolve_command(self, ctx: typer.Context, args: list[str]) -> Any:  # type: ignore[override]
-        for command in available():
+        for command in COMMANDS:
             if args and command.name == args[0]:
                 return command.name, load(command), args[1:]
         return super().resolve_command(ctx, args)
@@ -149,11 +148,6 @@ def run(args: Sequence[str] | None = None) -> None:
         for category in (FutureWarning, DeprecationWarning):
             warnings.filterwarnings("ignore", category=category, module="monai")
     app(args=sys.argv[1:] if args is None else list(args), prog_name="ctune")
-
-
-def available() -> list[Command]:
-    """The commands whose module is installed."""
-    return [c for c in COMMANDS if importlib.util.find_spec(c.target.partition(":")[0])]
 
 
 if __name__ == "__main__":

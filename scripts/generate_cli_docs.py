@@ -12,7 +12,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from cli.main import Command, app, available, load
+from cli.main import COMMANDS, Command, app, load
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "cli.md"
 HEAD = """# The command line
@@ -28,14 +28,13 @@ codes: 0 done, 1 failed, 2 usage, 3 a gate said no, 4 integrity. An error is one
 
 def page() -> str:
     """The text of docs/cli.md."""
-    commands = available()
-    panels = dict.fromkeys(command.panel for command in commands)
+    panels = dict.fromkeys(command.panel for command in COMMANDS)
     lines = [HEAD]
     for panel in panels:
         lines += [f"**{panel}**", ""]
-        lines += [f"- [`ctune {c.name}`](#ctune-{c.name}): {c.help}" for c in commands if c.panel == panel]
+        lines += [f"- [`ctune {c.name}`](#ctune-{c.name}): {c.help}" for c in COMMANDS if c.panel == panel]
         lines += [""]
-    for command in commands:
+    for command in COMMANDS:
         lines += section(command)
     return "\n".join(lines).rstrip() + "\n"
 

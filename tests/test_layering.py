@@ -234,7 +234,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 def test_no_command_module_imports_torch() -> None:
     done = run_python(
-        "import sys\nfrom cli import main\nfor command in main.available():\n    main.load(command)\n"
+        "import sys\nfrom cli import main\nfor command in main.COMMANDS:\n    main.load(command)\n"
         "print('loaded:', sorted({'torch', 'monai'} & set(sys.modules)))"
     )
     assert done.stderr == ""
