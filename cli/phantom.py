@@ -28,7 +28,7 @@ def phantom(
 
     started = time.perf_counter()
     with progress("phantom", as_json) as on_progress:
-        ids = write_cohort(directory, cases, seed, size, on_progress)  # type: ignore[arg-type]
+        ids = write_cohort(directory, cases, seed, size, on_progress)
     seconds = time.perf_counter() - started
 
     def human(console: Console) -> None:

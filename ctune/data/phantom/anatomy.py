@@ -1,152 +1,204 @@
-"""Where everything lies: an abdomen of ellipsoids and tubes in millimetres, varied by case.
+"""Where everything lies: an abdomen of ellipsoids and tubes in millimetres, varied by patient.
 
-World axes are those of NIfTI: x towards the patient's right, y to the front, z upwards; 0 is the middle of the body.
-A shape is a function of positions that is below 1 inside.
+World axes are those of NIfTI (RAS+): x towards the patient's right, y to the front, z upwards; 0 is the middle of the
+body at about the second lumbar vertebra. Sizes and places follow textbook anatomy of adults, rounded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
-Positions: TypeAlias = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32]]
-Shape: TypeAlias = Callable[[Positions], npt.NDArray[np.float32]]
+from ctune.classes import NINE_ORGANS
+from ctune.data.phantom.shapes import Cut, Ellipsoid, Point, Shape, Tube, Union, Vector, rotation
 
-BODY_MM = (150.0, 108.0)
-"""Half width and half depth of the body."""
+NO_GALL_BLADDER = 1 / 7
+"""Share of patients whose gall bladder was taken out."""
+
+
+@dataclass(frozen=True, eq=False)
+class Structure:
+    """One thing that is painted.
+
+    tissue: what it is made of. core: what its middle is made of (where the shape's value is below `core_below`).
+    gas_above_y: a supine patient's gas gathers in front of this (mm); None for no gas.
+    """
+
+    tissue: str
+    shape: Shape
+    core: str | None = None
+    core_below: float = 0.0
+    gas_above_y: float | None = None
+
+    @property
+    def label(self) -> int:
+        """1 + position in NINE_ORGANS, 0 for what is none of them."""
+        return NINE_ORGANS.index(self.tissue) + 1 if self.tissue in NINE_ORGANS else 0
+
+
+@dataclass(frozen=True)
+class Build:
+    """The patient's trunk, in mm: half width and depth at the skin, layers of the wall, height of the diaphragm."""
+
+    width: float
+    depth: float
+    fat: float
+    muscle: float
+    diaphragm: float
+    rib_phase: float
 
 
 @dataclass(frozen=True, eq=False)
 class Anatomy:
-    """organs: {class: shape}, painted in this order. bowel: loops, each with the level above which it holds gas."""
+    """A patient. structures are painted in order: the later one wins."""
 
-    organs: Mapping[str, Shape]
-    bowel: Sequence[tuple[Shape, float]]
-    spine: Shape
-    fat_mm: float
-    stomach_gas_y: float | None
+    build: Build
+    structures: Sequence[Structure]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The organs that this patient has, in the order of NINE_ORGANS."""
+        present = {s.tissue for s in self.structures}
+        return tuple(name for name in NINE_ORGANS if name in present)
 
 
 def draw_anatomy(rng: np.random.Generator) -> Anatomy:
     """A patient. The gall bladder is missing in one of seven; the stomach holds gas in two of five."""
-    organs: dict[str, Shape] = {
-        "liver": _union(
-            _ellipsoid(rng, (66, 8, 52), (72, 70, 62), jitter=7, scale=0.12),
-            _ellipsoid(rng, (2, 42, 66), (58, 32, 34), jitter=7, scale=0.15),
-        ),
-        "spleen": _ellipsoid(rng, (-98, -38, 62), (27, 42, 46), jitter=8, scale=0.2, tilt=0.35),
-        "stomach": _union(
-            _ellipsoid(rng, (-58, 22, 72), (36, 36, 38), jitter=9, scale=0.2),
-            _tube([(-52, 34, 45), (-32, 50, 8), (14, 48, 4)], _scaled(rng, (27, 22, 14)), _shift(rng, 8)),
-        ),
-        "pancreas": _tube(
-            [(44, 12, -18), (24, 14, 2), (-12, 18, 12), (-50, -4, 24), (-78, -22, 34)],
-            _scaled(rng, (17, 13, 10, 10.5, 8.5)),
-            _shift(rng, 7),
-        ),
-        "kidney_right": _ellipsoid(rng, (62, -52, -14), (27, 25, 50), jitter=8, scale=0.13, tilt=0.25),
-        "kidney_left": _ellipsoid(rng, (-62, -52, 0), (27, 25, 50), jitter=8, scale=0.13, tilt=0.25),
-        "postcava": _tube(
-            [(20, -30, -150), (22, -28, 0), (26, -12, 90), (24, -8, 150)],
-            _scaled(rng, (13, 13.5, 14, 14)),
-            _shift(rng, 4),
-        ),
-        "aorta": _tube(
-            [(-12, -34, -150), (-14, -34, 0), (-8, -38, 150)], _scaled(rng, (11, 12.5, 14)), _shift(rng, 4)
-        ),
-    }
-    if rng.random() >= 1 / 7:
-        organs["gall_bladder"] = _ellipsoid(rng, (58, 44, -6), (17, 17, 27), jitter=8, scale=0.22, tilt=0.4)
-    bowel = []
+    build = Build(
+        width=float(rng.uniform(142, 158)),
+        depth=float(rng.uniform(98, 112)),
+        fat=float(rng.uniform(8, 22)),
+        muscle=float(rng.uniform(8, 12)),
+        diaphragm=float(rng.uniform(104, 124)),
+        rib_phase=float(rng.uniform(0, 1)),
+    )
+    return Anatomy(build, [*_bowel(rng), *_organs(rng), *_vessels(rng), *_gall_bladder(rng)])
+
+
+def _organs(rng: np.random.Generator) -> list[Structure]:
+    liver = Union(
+        [
+            _ellipsoid(rng, (58, 4, 52), (74, 76, 72), jitter=6, scale=0.1),
+            _ellipsoid(rng, (-6, 40, 62), (58, 34, 36), jitter=7, scale=0.16),
+        ]
+    )
+    underside = np.array([-0.35, -0.2, -0.91]) + rng.normal(0, 0.05, 3)
+    stomach_gas = float(rng.uniform(18, 42)) if rng.random() < 0.4 else None
+    stomach = Union(
+        [
+            _ellipsoid(rng, (-60, 0, 78), (34, 36, 34), jitter=6, scale=0.2),
+            _tube(
+                rng,
+                [(-60, 12, 72), (-54, 36, 36), (-28, 46, 8), (10, 44, 4), (28, 36, 8)],
+                (30, 27, 22, 15, 11),
+                jitter=6,
+            ),
+        ]
+    )
+    pancreas = _tube(
+        rng,
+        [(38, 14, -16), (32, 14, -2), (12, 17, 4), (-16, 12, 14), (-46, -8, 26), (-74, -22, 36)],
+        (15, 15, 9.5, 10.5, 10, 8.5),
+        jitter=6,
+    )
+    structures = [
+        Structure("liver", Cut(liver, underside, float(rng.normal(-13, 6)))),
+        Structure("spleen", _ellipsoid(rng, (-90, -30, 56), (26, 40, 48), jitter=6, scale=0.2, tilt=0.3)),
+        Structure("stomach", stomach, core="stomach_content", core_below=0.7, gas_above_y=stomach_gas),
+    ]
+    for side, name, z in ((1, "kidney_right", -12.0), (-1, "kidney_left", 2.0)):
+        centre = (side * 61.0, -42.0, z)
+        kidney = _ellipsoid(rng, centre, (25, 25, 51), jitter=6, scale=0.12, tilt=0.2)
+        sinus = Ellipsoid(kidney.centre - (side * 18.0, -6.0, 0.0), np.array([14.0, 7.0, 16.0]), kidney.turn)
+        structures += [
+            Structure(name, kidney, core="medulla", core_below=0.45),
+            Structure("fat", sinus),
+        ]
+    return [*structures, Structure("pancreas", pancreas)]
+
+
+def _vessels(rng: np.random.Generator) -> list[Structure]:
+    # Below the fork the vessels belong to the legs: the same blood, another name.
+    fork = float(rng.uniform(-115, -85))
+    aorta_foot, cava_foot = (-9.0, -24.0, fork), (17.0, -24.0, fork - 10)
+    iliac = 8.0
+    aorta = _tube(
+        rng, [aorta_foot, (-11, -25, 0), (-10, -30, 90), (-12, -34, 170)], (9.5, 11, 12, 13), jitter=2
+    )
+    cava = _tube(
+        rng,
+        [cava_foot, (20, -22, 0), (24, -16, 50), (24, -4, 105), (20, 4, 150)],
+        (11, 12, 13, 14, 14),
+        jitter=2,
+    )
+    legs = [
+        Structure(blood, _tube(rng, [foot, (side * 34, -22, -165)], (iliac, iliac), jitter=0))
+        for blood, foot in (("artery", aorta_foot), ("vein", cava_foot))
+        for side in (1, -1)
+    ]
+    portal = _tube(rng, [(9, 6, -70), (9, 6, -6), (18, 2, 14), (44, 10, 44)], (6, 6.5, 7.5, 7), jitter=2)
+    splenic = _tube(
+        rng, [(10, 4, 4), (-20, -2, 16), (-50, -20, 30), (-76, -32, 44)], (5, 4, 4, 3.5), jitter=3
+    )
+    return [
+        *legs,
+        Structure("vein", portal),
+        Structure("vein", splenic),
+        Structure("postcava", cava),
+        Structure("aorta", aorta),
+    ]
+
+
+def _gall_bladder(rng: np.random.Generator) -> list[Structure]:
+    missing = rng.random() < NO_GALL_BLADDER
+    bladder = _ellipsoid(rng, (46, 40, 4), (13.5, 14, 25), jitter=7, scale=0.18, tilt=0.35)
+    return [] if missing else [Structure("gall_bladder", bladder)]
+
+
+def _bowel(rng: np.random.Generator) -> list[Structure]:
+    loops = []
     for _ in range(int(rng.integers(9, 14))):
-        start = np.array([rng.uniform(-95, 95), rng.uniform(-5, 70), rng.uniform(-140, -30)])
-        steps = [start + rng.normal(0, 28, 3) for _ in range(3)]
-        bowel.append((_tube([start, *steps], rng.uniform(9, 17, 4), np.zeros(3)), rng.uniform(0, 70)))
-    spine = _tube([(0, -70, -160), (0, -62, 0), (0, -72, 160)], (21, 21, 20), _shift(rng, 2))
-    gas = float(rng.uniform(28, 48)) if rng.random() < 0.4 else None
-    return Anatomy(organs, bowel, spine, float(rng.uniform(10, 26)), gas)
+        start = np.array([rng.uniform(-75, 75), rng.uniform(-5, 60), rng.uniform(-140, -45)])
+        nodes = np.cumsum([start, *rng.normal(0, 24, (3, 3))], axis=0)
+        gas = float(rng.uniform(10, 75))
+        loops.append(Structure("bowel", Tube(nodes, rng.uniform(9, 15, 4)), gas_above_y=gas))
+    colon = _tube(
+        rng,
+        [(92, -6, -160), (90, 0, -50), (78, 34, -38), (28, 60, -42), (-34, 60, -22), (-84, 16, 14), (-94, -10, -50),
+         (-92, -4, -160)],
+        (21, 20, 18, 17, 17, 15, 14, 14),
+        jitter=5,
+    )  # fmt: skip
+    duodenum = _tube(
+        rng,
+        [(28, 36, 8), (58, 22, 0), (60, 10, -30), (38, 6, -44), (-14, 8, -40)],
+        (12, 12, 12, 12, 12),
+        jitter=4,
+    )
+    oesophagus = _tube(rng, [(-14, -16, 170), (-16, -14, 105), (-42, 0, 84)], (9, 9, 10), jitter=2)
+    return [
+        *loops,
+        Structure("colon", colon, gas_above_y=float(rng.uniform(20, 60))),
+        Structure("bowel", duodenum),
+        Structure("bowel", oesophagus),
+    ]
 
 
-def _shift(rng: np.random.Generator, mm: float) -> npt.NDArray[np.float64]:
-    return np.clip(rng.normal(0, mm, 3), -2 * mm, 2 * mm)
-
-
-def _scaled(rng: np.random.Generator, radii: Sequence[float]) -> npt.NDArray[np.float64]:
-    return np.array(radii) * rng.uniform(0.85, 1.18)
-
-
-def _union(*shapes: Shape) -> Shape:
-    def inside(at: Positions) -> npt.NDArray[np.float32]:
-        value = shapes[0](at)
-        for shape in shapes[1:]:
-            value = np.minimum(value, shape(at))
-        return value
-
-    return inside
+def _shift(rng: np.random.Generator, mm: float) -> Vector:
+    return np.clip(rng.normal(0, mm, 3), -2 * mm, 2 * mm) if mm else np.zeros(3)
 
 
 def _ellipsoid(
-    rng: np.random.Generator,
-    centre: Sequence[float],
-    radii: Sequence[float],
-    *,
-    jitter: float,
-    scale: float,
-    tilt: float = 0.15,
-) -> Shape:
-    c = np.array(centre) + _shift(rng, jitter)
-    r = np.array(radii) * rng.uniform(1 - scale, 1 + scale, 3)
-    turn = _rotation(rng.normal(0, tilt, 3)) / r[:, None]
-
-    def inside(at: Positions) -> npt.NDArray[np.float32]:
-        x, y, z = (np.float32(-c[i]) + at[i] for i in range(3))
-        value = np.zeros_like(x)
-        for row in turn.astype(np.float32):
-            value += np.square(row[0] * x + row[1] * y + row[2] * z)
-        return value
-
-    return inside
-
-
-def _tube(
-    points: Sequence[Sequence[float] | npt.NDArray[np.float64]],
-    radii: Sequence[float] | npt.NDArray[np.float64],
-    shift: npt.NDArray[np.float64],
-) -> Shape:
-    """A chain of capsules through `points` whose radius goes from one point's to the next's."""
-    nodes = [np.asarray(p, dtype=np.float64) + shift for p in points]
-
-    def inside(at: Positions) -> npt.NDArray[np.float32]:
-        best: npt.NDArray[np.float32] | None = None
-        for i in range(len(nodes) - 1):
-            value = _capsule(at, nodes[i], nodes[i + 1], radii[i], radii[i + 1])
-            best = value if best is None else np.minimum(best, value)
-        assert best is not None
-        return best
-
-    return inside
-
-
-def _capsule(
-    at: Positions, a: npt.NDArray[np.float64], b: npt.NDArray[np.float64], ra: float, rb: float
-) -> npt.NDArray[np.float32]:
-    axis = (b - a).astype(np.float32)
-    x, y, z = (at[i] - np.float32(a[i]) for i in range(3))
-    along = np.clip((x * axis[0] + y * axis[1] + z * axis[2]) / np.float32(axis @ axis), 0, 1)
-    radius = np.float32(ra) + along * np.float32(rb - ra)
-    distance = (
-        np.square(x - along * axis[0]) + np.square(y - along * axis[1]) + np.square(z - along * axis[2])
+    rng: np.random.Generator, centre: Point, radii: Point, *, jitter: float, scale: float, tilt: float = 0.12
+) -> Ellipsoid:
+    moved = np.array(centre) + _shift(rng, jitter)
+    return Ellipsoid(
+        moved, np.array(radii) * rng.uniform(1 - scale, 1 + scale, 3), rotation(rng.normal(0, tilt, 3))
     )
-    return np.asarray(distance / np.square(radius), dtype=np.float32)
 
 
-def _rotation(angles: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    (ca, cb, cc), (sa, sb, sc) = np.cos(angles), np.sin(angles)
-    rx = np.array([[1, 0, 0], [0, ca, -sa], [0, sa, ca]])
-    ry = np.array([[cb, 0, sb], [0, 1, 0], [-sb, 0, cb]])
-    rz = np.array([[cc, -sc, 0], [sc, cc, 0], [0, 0, 1]])
-    return np.asarray(rx @ ry @ rz)
+def _tube(rng: np.random.Generator, nodes: Sequence[Point], radii: Sequence[float], *, jitter: float) -> Tube:
+    moved = np.array(nodes) + _shift(rng, jitter) + np.array([_shift(rng, jitter / 2) for _ in nodes])
+    return Tube(moved, np.array(radii) * rng.uniform(0.88, 1.15))

@@ -1,91 +1,164 @@
-"""Scan an anatomy: smooth deformation, Hounsfield units by contrast phase, texture, blur and noise on a voxel grid.
+"""Scan an anatomy: smooth deformation, Hounsfield units, texture, blur and noise on a voxel grid.
 
-Large volumes are made slab by slab, so memory holds one volume and its masks, whatever the size.
+Everything about the patient is drawn before the first voxel, so each size shows the same patient. Volumes are made slab by
+slab: memory holds one volume, one label map and a slab's positions, whatever the size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
 from ctune.classes import NINE_ORGANS
-from ctune.data.phantom.anatomy import BODY_MM, Anatomy, Positions, draw_anatomy
+from ctune.data.phantom.anatomy import Anatomy, draw_anatomy
+from ctune.data.phantom.paint import Slab, paint
+from ctune.data.phantom.shapes import Field, Vector
+from ctune.data.phantom.tissue import PHASES, draw_intensities
+from ctune.errors import UsageError
 from ctune.types import Case, Grid, Mask, Volume
-
-Size: TypeAlias = Literal["small", "medium", "ct"]
 
 SIZES: Mapping[str, tuple[tuple[int, int, int], tuple[float, float, float]]] = {
     "small": ((48, 40, 40), (7.0, 7.0, 7.0)),
     "medium": ((128, 112, 112), (2.6, 2.5, 2.5)),
-    "ct": ((512, 512, 200), (0.7, 0.7, 1.5)),
+    "ct": ((512, 512, 200), (0.7, 0.7, 1.4)),
 }
-"""Shape in voxels (X, Y, Z) and spacing in mm."""
+"""Shape in voxels (X, Y, Z) and spacing in mm; all three see about the same part of the body."""
 
-PHASES = ("native", "arterial", "portal")
-HU: Mapping[str, tuple[float, float, float]] = {
-    "fat": (-100, -100, -98),
-    "muscle": (52, 58, 64),
-    "bone": (330, 330, 330),
-    "bowel": (34, 48, 62),
-    "liver": (56, 68, 108),
-    "spleen": (48, 118, 116),
-    "stomach": (36, 44, 52),
-    "pancreas": (42, 96, 88),
-    "kidney_right": (34, 150, 172),
-    "kidney_left": (34, 150, 172),
-    "postcava": (42, 84, 140),
-    "aorta": (42, 290, 156),
-    "gall_bladder": (10, 12, 14),
-}
-"""Mean intensity of each tissue in the native, arterial and portal venous phase."""
-_GAS, _AIR = -820.0, -1000.0
-_SLAB = 40
+_SLAB = 20
+_EXTENT_MM = (380.0, 380.0, 300.0)
+
+
+class LabelMasks(Mapping[str, Mask]):
+    """{class: mask} over one label map, each mask made when asked for: nine masks of a CT would be half a gigabyte."""
+
+    def __init__(self, labels: Mask) -> None:
+        self.labels = labels
+
+    def __getitem__(self, name: str) -> Mask:
+        if name not in NINE_ORGANS:
+            raise KeyError(name)
+        mask: Mask = (self.labels == NINE_ORGANS.index(name) + 1).astype(np.uint8)
+        return mask
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(NINE_ORGANS)
+
+    def __len__(self) -> int:
+        return len(NINE_ORGANS)
 
 
 @dataclass(frozen=True, eq=False)
 class Phantom:
-    """A synthetic case with its truth: masks {class: (X, Y, Z) uint8} of all nine organs (an absent one is empty)."""
+    """A synthetic case with its truth.
+
+    masks: {class: (X, Y, Z) uint8} of all nine organs, disjoint; the mask of an organ that the patient lacks is empty.
+    phase: native, arterial or portal.
+    """
 
     case: Case
     masks: Mapping[str, Mask]
     phase: str
 
 
-def make_phantom(seed: int, case_index: int, size: Size = "small") -> Phantom:
+def make_phantom(seed: int, case_index: int, size: str = "small", orientation: str = "RAS") -> Phantom:
     """Case `case_index` of the cohort `seed`; it does not depend on how many cases there are.
 
-    >>> make_phantom(0, 0).case.volume.shape
-    (48, 40, 40)
+    `orientation` is the order in which voxels are stored, as axis codes ("LPS": x towards the patient's left); the
+    patient stays where it is in world space. Raises UsageError for an unknown size or orientation.
+
+    >>> phantom = make_phantom(0, 0)
+    >>> phantom.case.volume.shape, sorted(phantom.masks)[0]
+    ((48, 40, 40), 'aorta')
     """
+    if size not in SIZES:
+        raise UsageError(f"expected a size of {', '.join(SIZES)}; got {size!r}")
+    shape, spacing = SIZES[size]
     rng = np.random.default_rng([seed, case_index])
     anatomy, phase = draw_anatomy(rng), int(rng.integers(len(PHASES)))
-    shape, spacing = SIZES[size]
-    hu = {tissue: values[phase] + rng.normal(0, 7) for tissue, values in HU.items()}
-    warp = _Warp(rng)
-    texture = rng.normal(0, 1, (24, 20, 20)).astype(np.float32)
-    noise_hu = float(rng.uniform(16, 34))
-    labels = np.zeros(shape, dtype=np.uint8)
+    volume, labels = _scan(rng, anatomy, draw_intensities(rng, phase), shape, spacing)
+    volume, labels, affine = _reorient(volume, labels, _affine(shape, spacing), orientation)
+    case = Case(f"phantom_{case_index:04d}", volume, Grid(volume.shape, affine))
+    return Phantom(case, LabelMasks(labels), PHASES[phase])
+
+
+def _scan(
+    rng: np.random.Generator,
+    anatomy: Anatomy,
+    hu: Mapping[str, float],
+    shape: tuple[int, int, int],
+    spacing: tuple[float, float, float],
+) -> tuple[Volume, Mask]:
+    warp, grain = _Warp(rng), _nodes(rng, (30, 30, 26))
+    noise_hu = np.float32(rng.uniform(18, 32))
     volume = np.empty(shape, dtype=np.float32)
+    labels = np.empty(shape, dtype=np.uint8)
+    axes: list[Vector] = [
+        (np.arange(n, dtype=np.float64) - (n - 1) / 2) * s for n, s in zip(shape, spacing, strict=True)
+    ]
     for start in range(0, shape[2], _SLAB):
-        slab = slice(start, min(start + _SLAB, shape[2]))
-        at = _positions(shape, spacing, slab)
-        moved = warp(at)
-        volume[:, :, slab], labels[:, :, slab] = _paint(anatomy, moved, hu)
-        volume[:, :, slab] += 9 * _smooth_field(texture, at)
-    sigma = [0.55 * min(1.0, 2.5 / s) + 0.35 for s in spacing]
-    ndimage.gaussian_filter(volume, sigma, output=volume)
+        part = np.s_[:, :, start : start + _SLAB]
+        where = [axes[0], axes[1], axes[2][start : start + _SLAB]]
+        volume[part], labels[part] = paint(anatomy, warp.slab(where), smooth_field(grain, where), hu)
+    # A scanner's blur in mm, and at least that of a voxel, which sees the mean of what it covers.
+    ndimage.gaussian_filter(volume, [max(0.9 / s, 0.45) for s in spacing], output=volume)
     for start in range(0, shape[2], _SLAB):
-        part = volume[:, :, start : start + _SLAB]
-        part += rng.normal(0, noise_hu, part.shape).astype(np.float32)
+        slab = volume[:, :, start : start + _SLAB]
+        slab += noise_hu * rng.standard_normal(slab.shape, dtype=np.float32)
     np.clip(volume, -1024, 3071, out=volume)
-    grid = Grid(shape, _affine(shape, spacing))
-    masks = {name: (labels == i + 1).astype(np.uint8) for i, name in enumerate(NINE_ORGANS)}
-    return Phantom(Case(f"phantom_{case_index:04d}", np.rint(volume), grid), masks, PHASES[phase])
+    return np.rint(volume, out=volume), labels
+
+
+class _Warp:
+    """Where a voxel lies in the anatomy: build and breathing at a coarse scale, irregular surfaces at a fine one."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.scale = rng.uniform(0.94, 1.06, 3)
+        self.shift = rng.normal(0, (3, 3, 8))
+        self.coarse = [_nodes(rng, (7, 7, 6)) * np.float32(5.5) for _ in range(3)]
+        self.fine = [_nodes(rng, (17, 17, 14)) * np.float32(3.2) for _ in range(3)]
+
+    def slab(self, axes: list[Vector]) -> Slab:
+        """The slab of voxels at the positions `axes` (mm)."""
+        base = [self.scale[i] * axes[i] + self.shift[i] for i in range(3)]
+        lattice = np.meshgrid(*(b.astype(np.float32) for b in base), indexing="ij", sparse=True)
+        coarse = [smooth_field(nodes, axes) for nodes in self.coarse]
+        # The trunk moves less than the organs in it, and its skin is smooth.
+        x, y, z = (lattice[i] + np.float32(0.4) * coarse[i] for i in range(3))
+        for i in range(3):
+            coarse[i] += smooth_field(self.fine[i], axes)
+        reach = np.array([float(np.abs(moved).max()) for moved in coarse])
+        ox, oy, oz = (lattice[i] + coarse[i] for i in range(3))
+        return Slab(trunk=(x, y, z), organs=(ox, oy, oz), axes=base, reach=reach)
+
+
+def _nodes(rng: np.random.Generator, shape: tuple[int, int, int]) -> Field:
+    # 2.9: a spline through independent nodes keeps about a third of their standard deviation.
+    return rng.standard_normal(shape, dtype=np.float32) * np.float32(2.9)
+
+
+def smooth_field(nodes: Field, axes: list[Vector]) -> Field:
+    """A uniform cubic B-spline with the control values `nodes`, spread over the body, at the positions `axes` (mm)."""
+    field: npt.NDArray[Any] = nodes
+    for i in range(3):
+        weights = _spline_weights(axes[i], nodes.shape[i], _EXTENT_MM[i])
+        field = np.moveaxis(np.tensordot(weights, field, axes=(1, i)), 0, i)
+    return np.ascontiguousarray(field)
+
+
+def _spline_weights(at: Vector, count: int, extent: float) -> Field:
+    u = np.clip((at / extent + 0.5) * (count - 3), 0, count - 3 - 1e-6)
+    first = np.floor(u).astype(int)
+    t = u - first
+    basis = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3]) / 6
+    weights = np.zeros((len(at), count), dtype=np.float32)
+    for k in range(4):
+        weights[np.arange(len(at)), first + k] = basis[k]
+    return weights
 
 
 def _affine(shape: tuple[int, int, int], spacing: tuple[float, float, float]) -> npt.NDArray[np.float64]:
@@ -94,61 +167,15 @@ def _affine(shape: tuple[int, int, int], spacing: tuple[float, float, float]) ->
     return affine
 
 
-def _positions(shape: tuple[int, int, int], spacing: tuple[float, float, float], slab: slice) -> Positions:
-    axes = [(np.arange(n) - (n - 1) / 2) * s for n, s in zip(shape, spacing, strict=True)]
-    x, y, z = np.meshgrid(axes[0], axes[1], axes[2][slab], indexing="ij")
-    return x.astype(np.float32), y.astype(np.float32), z.astype(np.float32)
+def _reorient(
+    volume: Volume, labels: Mask, affine: npt.NDArray[np.float64], codes: str
+) -> tuple[Volume, Mask, npt.NDArray[np.float64]]:
+    if codes == "RAS":
+        return volume, labels, affine
+    from nibabel import orientations
 
-
-class _Warp:
-    """Smooth displacement in mm: breathing and build at a coarse scale, irregular surfaces at a fine one."""
-
-    def __init__(self, rng: np.random.Generator) -> None:
-        self.coarse = [rng.normal(0, 9, (5, 5, 5)).astype(np.float32) for _ in range(3)]
-        self.fine = [rng.normal(0, 4.2, (14, 12, 12)).astype(np.float32) for _ in range(3)]
-        self.scale = rng.uniform(0.93, 1.07, 3).astype(np.float32)
-
-    def __call__(self, at: Positions) -> Positions:
-        x, y, z = (
-            at[i] * self.scale[i] + _smooth_field(self.coarse[i], at) + _smooth_field(self.fine[i], at)
-            for i in range(3)
-        )
-        return x, y, z
-
-
-def _smooth_field(nodes: npt.NDArray[np.float32], at: Positions) -> npt.NDArray[np.float32]:
-    """Cubic interpolation of node values spread over 360 x 300 x 320 mm."""
-    extent = (360.0, 300.0, 320.0)
-    where = [
-        np.clip((p / np.float32(e) + np.float32(0.5)) * (n - 1), 0, n - 1)
-        for p, e, n in zip(at, extent, nodes.shape, strict=True)
-    ]
-    return ndimage.map_coordinates(nodes, where, order=2, mode="nearest", output=np.float32)
-
-
-def _paint(anatomy: Anatomy, at: Positions, hu: Mapping[str, float]) -> tuple[Volume, npt.NDArray[np.uint8]]:
-    x, y, _ = at
-    volume = np.full(x.shape, _AIR, dtype=np.float32)
-    labels = np.zeros(x.shape, dtype=np.uint8)
-    body = np.square(x / BODY_MM[0]) + np.square(y / BODY_MM[1])
-    volume[body < 1] = hu["fat"]
-    muscle_edge = (1 - anatomy.fat_mm / BODY_MM[1]) ** 2
-    cavity_edge = (1 - (anatomy.fat_mm + 11) / BODY_MM[1]) ** 2
-    volume[(body < muscle_edge) & (body >= cavity_edge)] = hu["muscle"]
-    psoas = (np.abs(np.abs(x) - 38) < 17) & (np.abs(y + 66) < 16)
-    volume[psoas & (body < cavity_edge)] = hu["muscle"]
-    inside = body < cavity_edge
-    for shape, gas_y in anatomy.bowel:
-        loop = (shape(at) < 1) & inside
-        volume[loop] = hu["bowel"]
-        volume[loop & (y > gas_y)] = _GAS
-    for name, shape in anatomy.organs.items():
-        organ = (shape(at) < 1) & inside
-        volume[organ] = hu[name]
-        labels[organ] = NINE_ORGANS.index(name) + 1
-    if anatomy.stomach_gas_y is not None:
-        volume[(labels == NINE_ORGANS.index("stomach") + 1) & (y > anatomy.stomach_gas_y)] = _GAS
-    spine = anatomy.spine(at) < 1
-    volume[spine] = hu["bone"]
-    labels[spine] = 0
-    return volume, labels
+    if sorted(codes.translate(str.maketrans("LPI", "RAS"))) != sorted("RAS"):
+        raise UsageError(f"expected an orientation of three axis codes such as RAS or LPS, got {codes!r}")
+    change = orientations.axcodes2ornt(tuple(codes))
+    turned = [np.ascontiguousarray(orientations.apply_orientation(a, change)) for a in (volume, labels)]
+    return turned[0], turned[1], affine @ orientations.inv_ornt_aff(change, volume.shape)
