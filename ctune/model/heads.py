@@ -104,8 +104,8 @@ class FrozenNorm(nn.Module):
     The statistics are taken once and then frozen, as in ActNorm (Kingma and Dhariwal, "Glow", 2018, section
     3.1). So a voxel gets the same value in a sub-patch, on which heads train, and in the whole window, on
     which they run; instance norm gives it two, and batch norm learns from batch mates. Measured on phantoms
-    (new classes on a frozen base, 100 steps, one seed, mean Dice of three classes): frozen .65, batch .60,
-    instance .49, layer norm over the channels of a voxel .00.
+    (three new classes on a frozen base, 100 steps, mean Dice): frozen .74 and .83 with two seeds, batch norm
+    .60 and .54; with the first seed alone instance norm .49, layer norm over the channels of a voxel .00.
     """
 
     def __init__(self, channels: int) -> None:
