@@ -45,6 +45,11 @@ class FoundCase:
         """Its classes as the data set calls them."""
         return (*self.masks, *(self.labels if self.label_map else ()))
 
+    @property
+    def numbers(self) -> set[int]:
+        """The numbers of its label map that a table names."""
+        return {number for numbers in self.labels.values() for number in numbers}
+
 
 class FoundMasks(Mapping[str, Mask]):
     """The masks of a case, {class: (X, Y, Z) uint8 on `grid`}, each read when it is asked for.
@@ -67,7 +72,9 @@ class FoundMasks(Mapping[str, Mask]):
             return read_mask(path, self.grid, what)
         labels = self._labels(self.case.label_map)
         mask = np.isin(labels, self.case.labels[self.wanted[name]]).astype(np.uint8)
-        mask[labels == self.case.ignore] = UNLABELLED
+        # A table may name 255 as a class: then it does not say that nobody has judged.
+        if self.case.ignore not in self.case.numbers:
+            mask[labels == self.case.ignore] = UNLABELLED
         return mask
 
     def __iter__(self) -> Iterator[str]:
@@ -82,7 +89,7 @@ class FoundMasks(Mapping[str, Mask]):
             what = f"case {self.case.id}"
             check_whole(path, what)
             labels = read_labels(path, self.grid, what)
-            named = {number for numbers in self.case.labels.values() for number in numbers}
+            named = self.case.numbers
             values = set(np.unique(labels).tolist())
             self.unnamed = values - named - {0, self.case.ignore}
             if values == {0, UNLABELLED} and UNLABELLED not in named:

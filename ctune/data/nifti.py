@@ -16,6 +16,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
+from nibabel import imageglobals
 from nibabel.filebasedimages import ImageFileError as NibabelError
 from nibabel.spatialimages import HeaderDataError
 
@@ -34,20 +35,22 @@ def read_case(path: Path, case_id: str) -> Case:
     Raises ImageFileError (missing, empty, truncated, not NIfTI, not three-dimensional, NaN) and GeometryError (an affine
     that is no grid).
     """
-    image = _open(path, case_id)
-    grid = _grid(image, path, case_id)
-    volume: Volume = np.asarray(_data(image, path, case_id, np.float32), dtype=np.float32)
+    what = f"case {case_id}"
+    image = _open(path, what)
+    grid = _grid(image, path, what)
+    volume: Volume = np.asarray(_data(image, path, what, np.float32), dtype=np.float32)
     if not np.isfinite(volume).all():
         count = int((~np.isfinite(volume)).sum())
         raise ImageFileError(
-            f"case {case_id}: expected finite intensities, got {count} NaN or infinite voxels in {path}; repair or leave the case out"
+            f"{what}: expected finite intensities, got {count} NaN or infinite voxels in {path}; repair or leave the case out"
         )
     return Case(case_id, volume, grid)
 
 
 def read_grid(path: Path, case_id: str) -> Grid:
     """The grid of an image, from its header alone. Raises as ``read_case`` does."""
-    return _grid(_open(path, case_id), path, case_id)
+    what = f"case {case_id}"
+    return _grid(_open(path, what), path, what)
 
 
 def read_labels(path: Path, grid: Grid, what: str) -> npt.NDArray[np.int32]:
@@ -70,7 +73,8 @@ def read_labels(path: Path, grid: Grid, what: str) -> npt.NDArray[np.int32]:
         raise LabelError(
             f"{what}: expected labels from 0 upwards, got {whole.min():g} to {whole.max():g} in {path}; export the mask again"
         )
-    return whole.astype(np.int32)
+    labels: npt.NDArray[np.int32] = whole.astype(np.int32)
+    return labels
 
 
 def read_mask(path: Path, grid: Grid, what: str) -> Mask:
@@ -98,9 +102,8 @@ def check_whole(path: Path, what: str) -> None:
     promised = int(image.dataobj.offset) + int(np.prod(image.shape, dtype=object)) * int(
         image.get_data_dtype().itemsize
     )
-    opened: Any = gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb")
     try:
-        with opened as file:
+        with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
             came = sum(len(block) for block in iter(lambda: file.read(_BLOCK), b""))
     except _BROKEN as error:
         raise ImageFileError(
@@ -199,7 +202,7 @@ def _open(path: Path, what: str, dimensions: int = 3) -> Any:
 @contextmanager
 def _quiet_nibabel() -> Iterator[None]:
     # nibabel tells the terminal what it mends in a header; here a fault is an error or nothing.
-    logger = nib.imageglobals.logger
+    logger = imageglobals.logger
     before, logger.disabled = logger.disabled, True
     try:
         yield
@@ -208,10 +211,9 @@ def _quiet_nibabel() -> Iterator[None]:
 
 
 def _grid(image: Any, path: Path, what: str) -> Grid:
-    # nibabel mends a spacing of zero silently when it builds an affine from pixdim; the header tells.
     affine: Affine = np.asarray(image.affine, dtype=np.float64)
     grid = Grid(tuple(image.shape[:3]), affine)
-    zooms = np.asarray(image.header["pixdim"][1:4], dtype=np.float64)
+    zooms = _stored_spacing(image)
     coded = image.header["sform_code"] > 0
     if not np.isfinite(affine).all() or (not coded and not (np.isfinite(zooms).all() and (zooms > 0).all())):
         raise GeometryError(
@@ -223,6 +225,13 @@ def _grid(image: Any, path: Path, what: str) -> Grid:
             f"{what}: expected an affine with three independent axes, got spacing {spacing.tolist()} mm and axes {affine[:3, :3].tolist()} in {path}; repair the header"
         )
     return grid
+
+
+def _stored_spacing(image: Any) -> npt.NDArray[np.float64]:
+    # nibabel mends a spacing of zero to 1 while it reads a header: read it once more, as it is stored.
+    with image.file_map["image"].get_prepare_fileobj("rb") as file:
+        stored = type(image.header).from_fileobj(file, check=False)
+    return np.asarray(stored["pixdim"][1:4], dtype=np.float64)
 
 
 def _data(image: Any, path: Path, what: str, dtype: type) -> npt.NDArray[Any]:
