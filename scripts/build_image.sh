@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Build the image of the Dockerfile from nothing, without a container daemon, and run `ctune --version` in it.
+# Build the image of the Dockerfile from nothing, without a container daemon, and run `ctune --version` in it;
+# with RUN_DEMO=1 also the smallest demo.
 #
 # Needs root, debootstrap and buildah (`apt-get install buildah debootstrap`). The base is a minimal Debian bookworm, whose
 # Python is 3.11. pip's configuration of this machine reaches the build as a secret, and the folders it names as
@@ -39,5 +40,5 @@ trap 'rm -f "$secret"; "${build[@]}" rm "$container" >/dev/null' EXIT
 "${build[@]}" run --isolation chroot "$container" -- ctune --version
 "${build[@]}" run --isolation chroot "$container" -- python3 -c \
   'import os, torch; assert os.getuid() == 1000, os.getuid(); assert torch.version.cuda is None, torch.version.cuda'
-if [ "${RUN_DEMO:-0}" = 1 ]; then "${build[@]}" run --isolation chroot "$container" -- ctune demo; fi
+if [ "${RUN_DEMO:-0}" = 1 ]; then "${build[@]}" run --isolation chroot "$container" -- ctune demo --size tiny; fi
 "${build[@]}" images "localhost/$IMAGE"
