@@ -98,7 +98,7 @@ def save(path: Path, data: np.ndarray, affine: np.ndarray | None = None) -> Path
 
 def test_missing(tmp_path: Path) -> None:
     with pytest.raises(ImageFileError, match=r"case 7: expected an image, found no file .*x\.nii"):
-        read_case(tmp_path / "x.nii.gz", "case 7")
+        read_case(tmp_path / "x.nii.gz", "7")
 
 
 def test_empty(tmp_path: Path) -> None:
