@@ -100,12 +100,12 @@ def _organs(rng: np.random.Generator) -> list[Structure]:
     pancreas = _tube(
         rng,
         [(38, 14, -16), (32, 14, -2), (12, 17, 4), (-16, 12, 14), (-46, -8, 26), (-74, -22, 36)],
-        (15, 15, 9.5, 10.5, 10, 8.5),
+        (15.5, 15.5, 10, 11, 10.5, 9),
         jitter=6,
     )
     structures = [
         Structure("liver", Cut(liver, underside, float(rng.normal(-13, 6)))),
-        Structure("spleen", _ellipsoid(rng, (-90, -30, 56), (26, 40, 48), jitter=6, scale=0.2, tilt=0.3)),
+        Structure("spleen", _ellipsoid(rng, (-89, -30, 50), (27, 41, 48), jitter=6, scale=0.2, tilt=0.3)),
         Structure("stomach", stomach, core="stomach_content", core_below=0.7, gas_above_y=stomach_gas),
     ]
     for side, name, z in ((1, "kidney_right", -12.0), (-1, "kidney_left", 2.0)):

@@ -109,7 +109,7 @@ def _dome(at: Positions, build: Build) -> Field:
     """Height (mm) of the diaphragm: two domes, the right one higher."""
     x, y, _ = at
     right = build.diaphragm - 55 * (np.square((x - 52) / 78) + np.square((y - 8) / 74))
-    left = build.diaphragm - 10 - 55 * (np.square((x + 58) / 72) + np.square((y - 8) / 74))
+    left = build.diaphragm - 10 - 45 * (np.square((x + 58) / 72) + np.square((y - 8) / 74))
     return np.asarray(np.maximum(right, left), dtype=np.float32)
 
 
