@@ -119,7 +119,9 @@ def register_model(
         note=note,
     )
     digest = registry.register(model)
-    registry.add_version(name, digest, note=note)
+    # A round that was killed between here and its own record registers the same model again: that is no new version.
+    if digest not in {version.digest for version in registry.versions(name)[-1:]}:
+        registry.add_version(name, digest, note=note)
     return digest
 
 

@@ -30,7 +30,7 @@ def box(x: slice, y: slice = slice(2, 6), z: slice = slice(2, 6)) -> np.ndarray:
     return mask
 
 
-def score(predicted: np.ndarray, truth: np.ndarray, tolerance: float = 1.0):  # noqa: ANN201
+def score(predicted: np.ndarray, truth: np.ndarray, tolerance: float = 1.0):
     return score_mask("c", "liver", predicted, truth, GRID, tolerance)
 
 
@@ -79,7 +79,12 @@ def test_where_the_mask_lies_does_not_matter() -> None:
 def test_a_missed_organ_is_zero_and_the_diagonal_never_nan() -> None:
     missed = score(box(slice(0, 0)), box(slice(4, 10)))
     diagonal = math.sqrt(20**2 + 20**2 + 30**2)
-    assert (missed.outcome, missed.dice, missed.nsd, missed.hd95_mm) == (Outcome.MISS, 0.0, 0.0, pytest.approx(diagonal))
+    assert (missed.outcome, missed.dice, missed.nsd, missed.hd95_mm) == (
+        Outcome.MISS,
+        0.0,
+        0.0,
+        pytest.approx(diagonal),
+    )
     assert diagonal_mm(GRID) == pytest.approx(diagonal)
 
 

@@ -16,15 +16,25 @@ from ctune.types import UNLABELLED, Annotation, AnnotationRecord, Source
 SHAPE = (3, 2, 2)
 
 
-def annotation(values: object, source: Source = Source.REVISED, *, round: int = 0, time: int = 0, author: str = "a") -> Annotation:
-    mask = np.array(values, dtype=np.uint8).reshape(SHAPE) if np.ndim(values) else np.full(SHAPE, values, dtype=np.uint8)
+def annotation(
+    values: object, source: Source = Source.REVISED, *, round: int = 0, time: int = 0, author: str = "a"
+) -> Annotation:
+    mask = (
+        np.array(values, dtype=np.uint8).reshape(SHAPE)
+        if np.ndim(values)
+        else np.full(SHAPE, values, dtype=np.uint8)
+    )
     created = f"2026-01-01T00:00:{time:02d}"
     digest = f"{source}-{round}-{time}-{author}-{mask.tobytes().hex()}"
     return Annotation(AnnotationRecord("case", "liver", source, author, created, round, digest, "path"), mask)
 
 
 def test_revised_beats_predicted_and_original_beats_both() -> None:
-    found = [annotation(0, Source.PREDICTED, time=9), annotation(1, Source.REVISED, time=5), annotation(0, Source.ORIGINAL)]
+    found = [
+        annotation(0, Source.PREDICTED, time=9),
+        annotation(1, Source.REVISED, time=5),
+        annotation(0, Source.ORIGINAL),
+    ]
     merged = merge("case", {"liver": found[:2]})
     assert (merged.masks["liver"] == 1).all() and merged.records["liver"][0].source == "revised"
     assert (merge("case", {"liver": found}).masks["liver"] == 0).all()
@@ -61,7 +71,9 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
     again = load_hybrid(tmp_path)
     assert again.records == merged.records
     for name in ("liver", "aorta"):
-        assert np.array_equal(again.masks[name], merged.masks[name]) and np.array_equal(again.origin[name], merged.origin[name])
+        assert np.array_equal(again.masks[name], merged.masks[name]) and np.array_equal(
+            again.origin[name], merged.origin[name]
+        )
     (tmp_path / "hybrid.json").unlink()
     with pytest.raises(DataError, match="found no hybrid.json"):
         load_hybrid(tmp_path)
@@ -85,7 +97,9 @@ annotations = st.lists(
 
 @settings(max_examples=200, deadline=None)
 @given(found=annotations, order=st.permutations(list(Source)), shuffle=st.randoms())
-def test_every_voxel_is_won_by_the_strongest_newest_annotation_that_covers_it(found: list[Annotation], order: list[Source], shuffle: object) -> None:
+def test_every_voxel_is_won_by_the_strongest_newest_annotation_that_covers_it(
+    found: list[Annotation], order: list[Source], shuffle: object
+) -> None:
     before = [a.mask.copy() for a in found]
     merged = merge("case", {"liver": found}, order)
     mask, origin, records = merged.masks["liver"], merged.origin["liver"], merged.records["liver"]

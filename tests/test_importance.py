@@ -62,7 +62,11 @@ def test_inconsistency_is_the_population_deviation() -> None:
 def test_overlap_is_where_two_classes_claim_a_voxel() -> None:
     masks = np.zeros((3, 4, 1, 1), dtype=bool)
     masks[0, :3], masks[1, 2:] = True, True
-    assert overlaps(masks)[:, :, 0, 0].tolist() == [[False, False, True, False], [False, False, True, False], [False] * 4]
+    assert overlaps(masks)[:, :, 0, 0].tolist() == [
+        [False, False, True, False],
+        [False, False, True, False],
+        [False] * 4,
+    ]
 
 
 # The published recipe -------------------------------------------------------------------------------------------------
@@ -141,7 +145,9 @@ def test_a_thin_structure_counts() -> None:
 
 
 def test_an_unsure_model_scores_higher_than_a_sure_one() -> None:
-    sure, unsure = (score_case(prediction(ball(2.0, sharpness=k), spacing=2.0), CTUNE).score for k in (2.0, 0.3))
+    sure, unsure = (
+        score_case(prediction(ball(2.0, sharpness=k), spacing=2.0), CTUNE).score for k in (2.0, 0.3)
+    )
     assert unsure > 2 * sure
 
 
@@ -151,7 +157,9 @@ def test_inconsistency_and_overlap_add_to_the_score() -> None:
     shaky = score_case(prediction(p, spacing=2.0, spread=np.full((1, *p.shape), 0.1, np.float32)), CTUNE)
     assert shaky.score > alone.score and "change when mirrored" in shaky.classes["liver"].reason
     double = score_case(prediction(p, p, spacing=2.0), CTUNE)
-    assert double.classes["liver"].overlapping > 0 and "overlap other classes" in double.classes["liver"].reason
+    assert (
+        double.classes["liver"].overlapping > 0 and "overlap other classes" in double.classes["liver"].reason
+    )
 
 
 def test_reasons_are_words_with_millilitres() -> None:
@@ -159,7 +167,9 @@ def test_reasons_are_words_with_millilitres() -> None:
     p[1:3, 1:3, 1:3] = 1.0
     reason = score_case(prediction(p, spacing=2.0), CTUNE).classes["liver"].reason
     assert reason.startswith("liver: ") and "mL uncertain" in reason and reason.endswith("2 components")
-    assert "not found" in score_case(prediction(np.zeros((5, 5, 5), np.float32)), CTUNE).classes["liver"].reason
+    assert (
+        "not found" in score_case(prediction(np.zeros((5, 5, 5), np.float32)), CTUNE).classes["liver"].reason
+    )
 
 
 def test_attention_is_bytes_on_the_cts_grid_and_only_the_asked_classes_count() -> None:

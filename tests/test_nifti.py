@@ -37,7 +37,11 @@ def box(shape: tuple[int, ...] = (6, 5, 4)) -> np.ndarray:
     return mask
 
 
-@pytest.mark.parametrize("affine", [np.eye(4), np.diag([-1.0, -1, 2, 1]), OBLIQUE, SHEARED], ids=["ras", "lps", "oblique", "sheared"])
+@pytest.mark.parametrize(
+    "affine",
+    [np.eye(4), np.diag([-1.0, -1, 2, 1]), OBLIQUE, SHEARED],
+    ids=["ras", "lps", "oblique", "sheared"],
+)
 def test_a_mask_comes_back_on_the_same_grid(tmp_path: Path, affine: np.ndarray) -> None:
     grid = Grid((6, 5, 4), affine)
     write_mask(tmp_path / "m.nii.gz", box(), grid)
@@ -130,7 +134,9 @@ def test_four_dimensions(tmp_path: Path) -> None:
     path = save(tmp_path / "x.nii.gz", np.zeros((4, 4, 4, 2), dtype=np.float32))
     with pytest.raises(ImageFileError, match=r"three-dimensional image, got shape \(4, 4, 4, 2\)"):
         read_case(path, "7")
-    assert read_case(save(tmp_path / "y.nii.gz", np.zeros((4, 4, 4, 1), dtype=np.float32)), "7").volume.shape == (4, 4, 4)
+    assert read_case(
+        save(tmp_path / "y.nii.gz", np.zeros((4, 4, 4, 1), dtype=np.float32)), "7"
+    ).volume.shape == (4, 4, 4)
 
 
 def test_nan(tmp_path: Path) -> None:
@@ -229,7 +235,9 @@ def test_labels_stored_with_a_flipped_axis_are_not_taken_for_the_series_own_grid
 @needs_shared
 def test_a_real_mask_is_at_the_same_place_in_another_orientation(tmp_path: Path) -> None:
     case = read_case(TOTAL / "example_ct.nii.gz", "ct")
-    liver = (read_labels(TOTAL / "example_seg_fast_force_split.nii.gz", case.grid, "ct") == 5).astype(np.uint8)
+    liver = (read_labels(TOTAL / "example_seg_fast_force_split.nii.gz", case.grid, "ct") == 5).astype(
+        np.uint8
+    )
     write_mask(tmp_path / "liver.nii.gz", liver, case.grid)
     image = nib.load(tmp_path / "liver.nii.gz")
     turned = image.as_reoriented(nib.orientations.axcodes2ornt(("P", "I", "L")))

@@ -16,11 +16,15 @@ from ctune.types import UNLABELLED, Case, Grid
 
 NATIVE = Preprocessing(spacing_mm="native", crop_foreground=False)
 ORIENTATIONS = [
-    (axes, signs) for axes in itertools.permutations(range(3)) for signs in itertools.product((1, -1), repeat=3)
+    (axes, signs)
+    for axes in itertools.permutations(range(3))
+    for signs in itertools.product((1, -1), repeat=3)
 ]
 
 
-def affine_of(axes: tuple[int, ...], signs: tuple[int, ...], spacing: tuple[float, ...], degrees: float = 0.0) -> np.ndarray:
+def affine_of(
+    axes: tuple[int, ...], signs: tuple[int, ...], spacing: tuple[float, ...], degrees: float = 0.0
+) -> np.ndarray:
     affine = np.eye(4)
     affine[:3, :3] = 0
     for column, (axis, sign) in enumerate(zip(axes, signs, strict=True)):
@@ -32,7 +36,9 @@ def affine_of(axes: tuple[int, ...], signs: tuple[int, ...], spacing: tuple[floa
 
 
 def case_of(shape: tuple[int, int, int], affine: np.ndarray, seed: int = 0) -> Case:
-    return Case("c", np.random.default_rng(seed).normal(40, 120, shape).astype(np.float32), Grid(shape, affine))
+    return Case(
+        "c", np.random.default_rng(seed).normal(40, 120, shape).astype(np.float32), Grid(shape, affine)
+    )
 
 
 def world(mask: np.ndarray, grid: Grid) -> np.ndarray:
@@ -41,7 +47,9 @@ def world(mask: np.ndarray, grid: Grid) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("axes", "signs"), ORIENTATIONS)
-def test_every_orientation_is_undone_exactly_at_native_spacing(axes: tuple[int, ...], signs: tuple[int, ...]) -> None:
+def test_every_orientation_is_undone_exactly_at_native_spacing(
+    axes: tuple[int, ...], signs: tuple[int, ...]
+) -> None:
     case = case_of((5, 6, 7), affine_of(axes, signs, (1, 1.5, 3)))
     volume, frame = to_network(case, NATIVE)
     assert nib.aff2axcodes(frame.network.affine) == ("R", "A", "S")
@@ -106,7 +114,9 @@ def test_the_crop_is_undone_and_air_gets_no_probability() -> None:
 
 def test_a_volume_of_air_alone_is_not_cropped_away() -> None:
     hu = np.full((4, 4, 4), -1000, dtype=np.float32)
-    assert to_network(Case("c", hu, Grid(hu.shape, np.eye(4))), Preprocessing(spacing_mm="native"))[0].shape == (4, 4, 4)
+    assert to_network(Case("c", hu, Grid(hu.shape, np.eye(4))), Preprocessing(spacing_mm="native"))[
+        0
+    ].shape == (4, 4, 4)
 
 
 def test_unjudged_voxels_stay_unjudged() -> None:
@@ -121,9 +131,15 @@ def test_hu_window_and_percentile_window() -> None:
     volume = np.array([-500, -175, 37.5, 250, 900], dtype=np.float32).reshape(5, 1, 1)
     case = Case("c", volume, Grid((5, 1, 1), np.eye(4)))
     assert np.allclose(to_network(case, NATIVE)[0].ravel(), [0, 0, 0.5, 1, 1])
-    mr = Preprocessing(spacing_mm="native", crop_foreground=False, window=PercentileWindow(low=0.5, high=99.5))
+    mr = Preprocessing(
+        spacing_mm="native", crop_foreground=False, window=PercentileWindow(low=0.5, high=99.5)
+    )
     for gain in (1.0, 1e4):
-        scan = Case("m", np.linspace(0, 1, 1000, dtype=np.float32).reshape(10, 10, 10) * gain, Grid((10, 10, 10), np.eye(4)))
+        scan = Case(
+            "m",
+            np.linspace(0, 1, 1000, dtype=np.float32).reshape(10, 10, 10) * gain,
+            Grid((10, 10, 10), np.eye(4)),
+        )
         windowed, _ = to_network(scan, mr)
         assert windowed.min() == 0 and windowed.max() == 1
         assert abs(float(np.median(windowed)) - 0.5) < 0.01

@@ -33,7 +33,10 @@ def test_uncertainty_looks_at_entropy_alone() -> None:
 
 
 def test_random_is_seeded() -> None:
-    orders = {tuple(r.case_id for r in select(CASES, classes=["liver"], cases=4, strategy="random", seed=s)) for s in range(20)}
+    orders = {
+        tuple(r.case_id for r in select(CASES, classes=["liver"], cases=4, strategy="random", seed=s))
+        for s in range(20)
+    }
     again = [select(CASES, classes=["liver"], cases=4, strategy="random", seed=3) for _ in range(2)]
     assert len(orders) > 3 and again[0] == again[1]
 
@@ -49,7 +52,9 @@ def test_fewer_cases_than_asked_for_are_all_of_them() -> None:
 
 
 def test_unknown_strategy() -> None:
-    with pytest.raises(UsageError, match="expected a strategy of importance, uncertainty, random; got 'luck'"):
+    with pytest.raises(
+        UsageError, match="expected a strategy of importance, uncertainty, random; got 'luck'"
+    ):
         select(CASES, classes=["liver"], cases=1, strategy="luck")
 
 

@@ -104,7 +104,8 @@ def _round(project: Project, state: RoundState) -> RoundReport:
 
 def _continual(stages: Sequence[Mapping[str, ClassSummary]], classes: Sequence[str]) -> Continual | None:
     table = np.array(
-        [[s[c].dice if c in s and s[c].dice is not None else np.nan for c in classes] for s in stages], dtype=float
+        [[s[c].dice if c in s and s[c].dice is not None else np.nan for c in classes] for s in stages],
+        dtype=float,
     )
     measured = ~np.isnan(table[-1])
     return continual_metrics(table[:, measured]) if measured.any() else None
@@ -136,7 +137,9 @@ def _machine() -> dict[str, str]:
 
     return {
         "system": f"{platform.system()} {platform.machine()}",
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads",
+        "device": torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"CPU, {torch.get_num_threads()} threads",
         "python": platform.python_version(),
         **{name: version(name) for name in ("ctune", "torch", "monai", "numpy")},
     }

@@ -27,7 +27,9 @@ def dice_by_round(data: ReportData) -> str:
     figure, axes = _axes(7.2, 4.0)
     looks = style(data.classes)
     for name in data.classes:
-        points = [(i, s[name].dice) for i, s in enumerate(data.stages) if name in s and s[name].dice is not None]
+        points = [
+            (i, s[name].dice) for i, s in enumerate(data.stages) if name in s and s[name].dice is not None
+        ]
         colour, marker = looks[name]
         axes.plot(
             [x for x, _ in points], [y for _, y in points], color=colour, marker=marker, markersize=6, linewidth=1.8,
@@ -47,7 +49,13 @@ def forgetting(data: ReportData) -> str:
     for name in data.base_classes:
         first = data.stages[0][name].dice
         change = [(s[name].dice or 0.0) - (first or 0.0) if name in s else 0.0 for s in data.stages]
-        axes.plot(range(len(change)), change, color=looks[name][0], marker=looks[name][1], label=name.replace("_", " "))
+        axes.plot(
+            range(len(change)),
+            change,
+            color=looks[name][0],
+            marker=looks[name][1],
+            label=name.replace("_", " "),
+        )
     axes.axhline(0, color=_INK, linewidth=0.8)
     axes.set_xticks(range(len(data.stages)), data.stage_names)
     lowest = min((float(min(line.get_ydata())) for line in axes.get_lines()), default=0.0)
@@ -63,7 +71,14 @@ def tuning_loss(data: ReportData, report: RoundReport) -> str:
     looks = style(data.classes)
     for name, losses in report.losses.items():
         colour, marker = looks.get(name, (COLOURS[-1], "o"))
-        axes.plot(range(1, len(losses) + 1), losses, color=colour, marker=marker, markersize=4, label=name.replace("_", " "))
+        axes.plot(
+            range(1, len(losses) + 1),
+            losses,
+            color=colour,
+            marker=marker,
+            markersize=4,
+            label=name.replace("_", " "),
+        )
     axes.set_xlabel("epoch")
     axes.set_ylabel("Dice + BCE loss")
     axes.set_ylim(bottom=0)

@@ -27,7 +27,11 @@ def picture(overlay: Overlay, colours: Mapping[str, str]) -> str:
 
     axial, coronal = _planes(overlay)
     spacing = _ras_spacing(overlay)
-    panels = (("axial, prediction", 2, axial), ("coronal, prediction", 1, coronal), ("axial, attention", 2, axial))
+    panels = (
+        ("axial, prediction", 2, axial),
+        ("coronal, prediction", 1, coronal),
+        ("axial, attention", 2, axial),
+    )
     figure = Figure(figsize=(12.0, 4.0), layout="constrained", facecolor="black")
     for number, (title, axis, index) in enumerate(panels):
         axes = figure.add_subplot(1, 3, number + 1)
@@ -38,16 +42,31 @@ def picture(overlay: Overlay, colours: Mapping[str, str]) -> str:
         extent = (0, width * rest[0], height * rest[1], 0)
         shown = _slice(overlay.ct, overlay, axis, index)
         axes.imshow(
-            shown, cmap="gray", vmin=_level(overlay)[0], vmax=_level(overlay)[1], extent=extent, interpolation="bicubic"
+            shown,
+            cmap="gray",
+            vmin=_level(overlay)[0],
+            vmax=_level(overlay)[1],
+            extent=extent,
+            interpolation="bicubic",
         )
         if "attention" in title and overlay.attention is not None:
             heat = _slice(overlay.attention, overlay, axis, index) / 255.0
-            axes.imshow(heat, cmap="inferno", vmin=0, vmax=1, alpha=0.85 * heat, extent=extent, interpolation="bilinear")
+            axes.imshow(
+                heat,
+                cmap="inferno",
+                vmin=0,
+                vmax=1,
+                alpha=0.85 * heat,
+                extent=extent,
+                interpolation="bilinear",
+            )
         else:
             _contours(axes, overlay, overlay.truth, axis, index, extent, colours, "solid", 0.9)
             _contours(axes, overlay, overlay.predicted, axis, index, extent, colours, (0, (3, 1.5)), 1.7)
         axes.text(0.015, 0.5, "R", color="white", fontsize=11, transform=axes.transAxes, va="center")
-        axes.text(0.985, 0.5, "L", color="white", fontsize=11, transform=axes.transAxes, va="center", ha="right")
+        axes.text(
+            0.985, 0.5, "L", color="white", fontsize=11, transform=axes.transAxes, va="center", ha="right"
+        )
     out = io.BytesIO()
     FigureCanvasAgg(figure).print_png(out, metadata={"Software": None})
     return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()

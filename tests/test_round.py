@@ -1,0 +1,291 @@
+"""A whole round on real files: it ends, it waits for an expert, it goes on after a kill, and nothing old moves."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_network import GRID, config, project, volume
+
+from ctune.compositions import load_model
+from ctune.continual import revised_cases
+from ctune.data.nifti import write_mask
+from ctune.errors import RoundError
+from ctune.evaluate import read_scores
+from ctune.foundation import annotated_classes, retune_model, train_model
+from ctune.hybrid import load_hybrid
+from ctune.project import Project
+from ctune.round import ARROWS, folder_of, hand_in, resume, rounds, simulate_expert, start
+from ctune.select import read_csv
+from ctune.types import Source, Split
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Path, str]:
+    made, truth = project(tmp_path_factory.mktemp("trained"))
+    digest, _ = train_model(made, "small", device=CPU)
+    return made, truth, digest
+
+
+@pytest.fixture
+def copy(trained: tuple[Project, Path, str], tmp_path: Path) -> tuple[Project, Path, str]:
+    """The trained project, to do with as one likes."""
+    import shutil
+
+    made, truth, digest = trained
+    shutil.copytree(made.root, tmp_path / "project")
+    return Project(tmp_path / "project", made.config), truth, digest
+
+
+def begin(made: Project, digest: str, **more: object):
+    return start(made, name="small", model=digest, classes=["aorta"], **more)  # type: ignore[arg-type]
+
+
+def test_training_takes_what_the_pool_annotates(trained: tuple[Project, Path, str]) -> None:
+    made, _, digest = trained
+    model = load_model(made.open_registry(), "small", CPU)
+    assert model.digest == digest and set(model.network.classes) == {"liver", "spleen"} == annotated_classes(
+        made
+    )
+    used = made.open_registry().record_of(model.record.heads["liver"]).annotations  # type: ignore[union-attr]
+    assert {a.case_id for a in used} == {c.id for c in made.pool.cases(Split.POOL)}, "test cases never train"
+
+
+def test_a_simulated_round_goes_to_the_end(copy: tuple[Project, Path, str]) -> None:
+    made, truth, digest = copy
+    state = begin(made, digest, truth=truth)
+    assert state.next_arrow is None and set(state.arrows) == set(ARROWS)
+    registry = made.open_registry()
+    before, after = registry.record_of(digest), registry.record_of(state.model_out)  # type: ignore[arg-type]
+    assert before.heads.items() <= after.heads.items(), "old heads are the old ones, by digest"  # type: ignore[union-attr]
+    assert (
+        after.base == before.base
+        and after.parents == (digest,)
+        and set(after.heads) == {"liver", "spleen", "aorta"}
+    )  # type: ignore[union-attr]
+    assert state.arrows["tune"].summary["unrevised_max_abs_logit_change"] == 0.0
+    assert state.arrows["tune"].summary["compared_logits"] > 0
+    assert {s.class_name for s in read_scores(folder_of(made, 1) / "evaluation")} == {
+        "liver",
+        "spleen",
+        "aorta",
+    }
+    assert registry.verify().clean and len(registry.evaluations(state.model_out)) == 1  # type: ignore[arg-type]
+
+
+def test_every_voxel_that_trained_the_head_has_a_source(copy: tuple[Project, Path, str]) -> None:
+    made, truth, digest = copy
+    state = begin(made, digest, truth=truth, expert="dr. a")
+    head = made.open_registry().record_of(made.open_registry().record_of(state.model_out).heads["aorta"])  # type: ignore
+    selected = [row.case_id for row in read_csv(folder_of(made, 1) / "selection.csv")]
+    assert sorted(a.case_id for a in head.annotations) == sorted(selected) and head.experts == ("dr. a",)
+    for case_id in selected:
+        merged = load_hybrid(folder_of(made, 1) / "hybrid" / case_id)
+        assert (merged.origin["aorta"] > 0).all()
+        record = merged.records["aorta"][0]
+        assert (record.source, record.author, record.round) == (Source.REVISED, "dr. a", 1) and record.created
+        assert record.sha256 in {a.sha256 for a in head.annotations}
+        assert merged.records["liver"][0].source == Source.ORIGINAL
+
+
+def test_without_a_truth_the_round_waits_for_the_expert(
+    copy: tuple[Project, Path, str], tmp_path: Path
+) -> None:
+    made, _, digest = copy
+    state = begin(made, digest)
+    assert state.next_arrow == "revise"
+    assert resume(made).next_arrow == "revise", "nothing was handed in yet"
+    first, second = (row.case_id for row in read_csv(folder_of(made, 1) / "selection.csv"))
+    for case_id in (first, second):
+        _, masks = volume(int(case_id.split("_")[1]))
+        write_mask(tmp_path / "in" / case_id / "aorta.nii.gz", masks["aorta"], GRID)
+    report = hand_in(made, tmp_path / "in", expert="dr. b", seconds=90)
+    assert [(r.class_name, r.before_ml) for r in report.revised] == [
+        ("aorta", 0.0)
+    ] * 2 and not report.refused
+    assert report.revised[0].after_ml == pytest.approx(masks["aorta"].sum() * 12 / 1000, rel=0.2)
+    assert report.revised[0].slices_changed == 16
+    assert all(r.already_there for r in hand_in(made, tmp_path / "in", expert="dr. b").revised)
+    state = resume(made)
+    assert state.next_arrow is None and state.arrows["revise"].summary["seconds"] == 180
+
+
+def test_going_on_with_what_there_is(copy: tuple[Project, Path, str], tmp_path: Path) -> None:
+    made, _, digest = copy
+    begin(made, digest)
+    with_none = resume(made, revisions_are_complete=True)
+    assert with_none.next_arrow == "revise", "not without a single revision"
+    case_id = read_csv(folder_of(made, 1) / "selection.csv")[0].case_id
+    write_mask(tmp_path / "in" / case_id / "aorta.nii.gz", volume(0)[1]["aorta"], GRID)
+    hand_in(made, tmp_path / "in", expert="dr. b")
+    assert resume(made).next_arrow == "revise"
+    assert resume(made, revisions_are_complete=True).next_arrow is None
+    assert revised_cases(made, ["aorta"]) == [case_id]
+
+
+def test_bad_revisions_are_refused_and_the_rest_is_taken(
+    copy: tuple[Project, Path, str], tmp_path: Path
+) -> None:
+    made, _, digest = copy
+    begin(made, digest)
+    good = read_csv(folder_of(made, 1) / "selection.csv")[0].case_id
+    mask = volume(0)[1]["aorta"]
+    write_mask(tmp_path / "in" / good / "aorta.nii.gz", mask, GRID)
+    write_mask(tmp_path / "in" / "case_99" / "aorta.nii.gz", mask, GRID)
+    write_mask(tmp_path / "in" / "case_4" / "aorta.nii.gz", mask, GRID)
+    report = hand_in(made, tmp_path / "in", expert="dr. b")
+    assert [r.case_id for r in report.revised] == [good]
+    why = dict(report.refused)
+    assert "expected a case of the pool, got 'case_99'" in why["case_99"]
+    assert "kept for test; it must not train a head" in why["case_4"]
+
+
+def test_simulated_expert_at_the_desk(copy: tuple[Project, Path, str]) -> None:
+    made, truth, digest = copy
+    with pytest.raises(RoundError, match="expected a round that waits for revisions"):
+        simulate_expert(made, truth, expert="s")
+    begin(made, digest)
+    assert len(simulate_expert(made, truth, expert="s").revised) == 2
+    assert resume(made).next_arrow is None
+
+
+def test_one_round_at_a_time(copy: tuple[Project, Path, str]) -> None:
+    made, _, digest = copy
+    begin(made, digest)
+    with pytest.raises(
+        RoundError, match=r"expected round 1 to be over, it stands before 'revise'; go on with"
+    ):
+        begin(made, digest)
+
+
+def test_nothing_to_resume(copy: tuple[Project, Path, str]) -> None:
+    with pytest.raises(RoundError, match="expected an unfinished round, found none; begin one"):
+        resume(copy[0])
+
+
+def test_a_second_round_starts_from_the_tuned_head(copy: tuple[Project, Path, str]) -> None:
+    made, truth, digest = copy
+    first = begin(made, digest, truth=truth)
+    second = begin(made, first.model_out, truth=truth)  # type: ignore[arg-type]
+    registry = made.open_registry()
+    heads = [registry.record_of(s.model_out).heads["aorta"] for s in (first, second)]  # type: ignore
+    assert heads[0] != heads[1] and registry.record_of(heads[1]).parent == heads[0]  # type: ignore[union-attr]
+    chosen = [{r.case_id for r in read_csv(folder_of(made, n) / "selection.csv")} for n in (1, 2)]
+    assert not chosen[0] & chosen[1], "a case that was revised is not handed out again"
+    assert len(registry.record_of(heads[1]).annotations) == 4  # type: ignore[union-attr]
+
+
+def test_tuning_outside_a_round(copy: tuple[Project, Path, str]) -> None:
+    made, truth, digest = copy
+    state = begin(made, digest, truth=truth)
+    tuned, done = retune_model(made, "small", ["aorta"], device=CPU)
+    assert made.open_registry().resolve("small:3") == tuned != state.model_out
+    assert done.proof is not None and done.proof.max_abs_change == {"liver": 0.0, "spleen": 0.0}
+
+
+@pytest.mark.parametrize("trainable", ["heads+decoder", "all"])
+def test_more_than_heads_can_train_and_then_nothing_is_promised(
+    copy: tuple[Project, Path, str], trainable: str
+) -> None:
+    made, truth, digest = copy
+    settings = config().tune.model_copy(update={"trainable": trainable, "patch_size": (16, 16, 16)})
+    free = Project(made.root, made.config.model_copy(update={"tune": settings}))
+    state = begin(free, digest, truth=truth)
+    registry = free.open_registry()
+    before, after = registry.record_of(digest), registry.record_of(state.model_out)  # type: ignore[arg-type]
+    assert (
+        after.base != before.base and state.arrows["tune"].summary["unrevised_max_abs_logit_change"] is None
+    )  # type: ignore[union-attr]
+    assert registry.record_of(after.base).parents == (before.base,)  # type: ignore[union-attr]
+    assert load_model(registry, "small", CPU).digest == state.model_out and registry.verify().clean
+
+
+# Killed ---------------------------------------------------------------------------------------------------------------
+
+_CHILD = """
+import os, signal, sys
+from pathlib import Path
+from ctune.project import open_project
+from ctune.round import arrows, resume, start
+made, truth, digest, arrow, when = open_project(Path(sys.argv[1])), Path(sys.argv[2]), *sys.argv[3:6]
+done = getattr(arrows.Desk, arrow)
+def killed(desk):
+    if when == "after":
+        done(desk)
+    os.kill(os.getpid(), signal.SIGKILL)
+setattr(arrows.Desk, arrow, killed)
+start(made, name="small", model=digest, classes=["aorta"], truth=truth)
+"""
+
+
+@pytest.mark.parametrize("arrow", ARROWS)
+def test_a_round_killed_in_any_arrow_goes_on_and_gives_the_same_head(
+    copy: tuple[Project, Path, str], arrow: str, uninterrupted: str
+) -> None:
+    """Killed with signal 9 after the arrow's work and before it is marked as done: the worst moment."""
+    made, truth, digest = copy
+    arguments = [sys.executable, "-c", _CHILD, str(made.root), str(truth), digest, arrow, "after"]
+    killed = subprocess.run(
+        arguments, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, check=False
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    assert rounds(made)[0].next_arrow == arrow
+    state = resume(made)
+    assert state.next_arrow is None
+    registry = made.open_registry()
+    assert registry.verify().clean
+    head = registry.record_of(registry.record_of(state.model_out).heads["aorta"])  # type: ignore
+    assert head.weights == uninterrupted, "same seed, data and machine: same bytes"  # type: ignore[union-attr]
+    assert [v.version for v in registry.versions("small")] == [1, 2]
+    assert not [p for p in made.root.rglob("*.tmp*")], "no half-written file is left"
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(trained: tuple[Project, Path, str], tmp_path_factory: pytest.TempPathFactory) -> str:
+    import shutil
+
+    made, truth, digest = trained
+    root = tmp_path_factory.mktemp("whole") / "project"
+    shutil.copytree(made.root, root)
+    arguments = [
+        sys.executable, "-c", "import sys, json; from pathlib import Path; from ctune.project import open_project; "
+        "from ctune.round import start; p = open_project(Path(sys.argv[1])); "
+        "s = start(p, name='small', model=sys.argv[3], classes=['aorta'], truth=Path(sys.argv[2])); "
+        "r = p.open_registry(); print(json.dumps(r.record_of(r.record_of(s.model_out).heads['aorta']).weights))",
+        str(root), str(truth), digest,
+    ]  # fmt: skip
+    done = subprocess.run(
+        arguments, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, check=True
+    )
+    return str(json.loads(done.stdout.decode().splitlines()[-1]))
+
+
+def test_the_expert_draws_the_truth_with_an_unsteady_hand() -> None:
+    from ctune.expert import simulate
+
+    _, masks = volume(0)
+    exact = simulate("c", {"liver": masks["liver"]}, {}, GRID, np.random.default_rng(0), jitter_mm=0)
+    assert np.array_equal(exact.masks["liver"], masks["liver"])
+    shaky = [
+        simulate("c", {"liver": masks["liver"]}, {}, GRID, np.random.default_rng(s), jitter_mm=1.5)
+        for s in (1, 1, 2)
+    ]
+    drawn = [s.masks["liver"] for s in shaky]
+    assert np.array_equal(drawn[0], drawn[1]) and not np.array_equal(drawn[0], drawn[2])
+    dice = 2 * (drawn[0] & masks["liver"]).sum() / (drawn[0].sum() + masks["liver"].sum())
+    assert 0.75 < dice < 1.0
+    empty = np.zeros_like(masks["liver"])
+    assert not simulate("c", {"liver": empty}, {}, GRID, np.random.default_rng(0)).masks["liver"].any()
+    accepted = simulate(
+        "c", {"liver": masks["liver"]}, {"liver": masks["liver"]}, GRID, np.random.default_rng(0), jitter_mm=0
+    )
+    assert accepted.seconds == 75 < exact.seconds, "looking costs less than drawing"

@@ -1,0 +1,124 @@
+"""Full training: it learns, masks what nobody labelled, and goes on exactly where it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_network import config, network, prepared
+
+from ctune.errors import ModelError
+from ctune.model.freeze import fingerprint
+from ctune.optimise import PatchBatches, learning_rate_factor, resolve_device, target_of
+from ctune.train import train
+from ctune.types import UNLABELLED, Progress
+
+CPU = torch.device("cpu")
+CASES = [prepared(i, ("liver", "spleen")) for i in range(3)]
+
+
+def settings(**changes: object):
+    return config().train.model_copy(update=changes)
+
+
+def test_the_loss_falls() -> None:
+    result = train(network(), CASES, settings(epochs=12), seed=0, device=CPU)
+    assert len(result.losses) == 12 and result.steps == 36
+    assert result.losses[-1] < 0.85 * result.losses[0]
+
+
+def test_the_same_seed_gives_the_same_weights() -> None:
+    prints = []
+    for seed in (0, 0, 1):
+        net = network()
+        train(net, CASES, settings(), seed=seed, device=CPU)
+        prints.append(fingerprint(net))
+    assert prints[0] == prints[1] != prints[2]
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_killed_training_ends_with_the_same_weights(tmp_path: Path) -> None:
+    whole, resumed = network(), network()
+    train(whole, CASES, settings(epochs=4), seed=0, device=CPU)
+
+    def kill(step: Progress) -> None:
+        if step.done == 3:
+            raise Killed
+
+    checkpoint = tmp_path / "at.safetensors"
+    with pytest.raises(Killed):
+        train(
+            network(), CASES, settings(epochs=4), seed=0, device=CPU, checkpoint=checkpoint, on_progress=kill
+        )
+    seen: list[int] = []
+    result = train(
+        resumed,
+        CASES,
+        settings(epochs=4),
+        seed=0,
+        device=CPU,
+        checkpoint=checkpoint,
+        on_progress=lambda s: seen.append(s.done),
+    )
+    assert seen == [3, 4] and len(result.losses) == 4
+    assert fingerprint(resumed) == fingerprint(whole)
+
+
+@pytest.mark.parametrize("damage", ["cut", "other settings"])
+def test_a_checkpoint_that_does_not_fit_is_not_used(tmp_path: Path, damage: str) -> None:
+    checkpoint = tmp_path / "at.safetensors"
+    train(network(), CASES, settings(), seed=0, device=CPU, checkpoint=checkpoint)
+    if damage == "cut":
+        checkpoint.write_bytes(checkpoint.read_bytes()[:200])
+    seen: list[int] = []
+    epochs = settings() if damage == "cut" else settings(learning_rate=1e-3)
+    train(
+        network(),
+        CASES,
+        epochs,
+        seed=0,
+        device=CPU,
+        checkpoint=checkpoint,
+        on_progress=lambda s: seen.append(s.done),
+    )
+    assert seen == [1, 2]
+
+
+def test_a_class_nobody_annotated_is_never_background() -> None:
+    target = target_of({"liver": np.ones((2, 2, 2), np.uint8)}, ("liver", "spleen"), (2, 2, 2))
+    assert (target[0] == 1).all() and (target[1] == UNLABELLED).all()
+    net = network()
+    before = fingerprint(net.head("spleen"), modes=False)
+    train(net, [prepared(0, ("liver",))], settings(weight_decay=0.0), seed=0, device=CPU)
+    assert fingerprint(net.head("spleen"), modes=False) == before, "its head got no gradient at all"
+
+
+def test_a_case_without_any_annotation_is_refused() -> None:
+    with pytest.raises(ModelError, match="got none for case_0; annotate or leave the case out"):
+        PatchBatches([prepared(0, ("aorta",))], ("liver",), settings(), seed=0)
+
+
+def test_any_epoch_can_be_drawn_again() -> None:
+    batches = PatchBatches(CASES, ("liver", "spleen"), settings(), seed=5)
+    first, second = ([b.image for b in batches.epoch(7)] for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert not all(torch.equal(a, b.image) for a, b in zip(first, batches.epoch(8), strict=True))
+
+
+def test_the_learning_rate_warms_up_and_decays() -> None:
+    factors = [learning_rate_factor(s, 100, 20) for s in range(100)]
+    assert factors[19] == 1.0 and factors.index(max(factors)) == 19
+    assert all(b < a for a, b in zip(factors[20:], factors[21:], strict=False)) and factors[-1] < 1e-3
+
+
+def test_a_device_that_is_not_there() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    assert resolve_device("auto") == CPU
+    with pytest.raises(ModelError, match='found none; set device = "auto" or "cpu"'):
+        resolve_device("cuda")
