@@ -43,8 +43,18 @@ def evaluate(
 
         table = Table("class", "Dice", "NSD", "HD95 mm", "cases", "misses", "false positives")
         for name, row in summary.items():
-            table.add_row(name, *row.cells())
+            table.add_row(
+                name,
+                _number(row.dice),
+                _number(row.nsd),
+                _number(row.hd95_mm, 1),
+                *map(str, (row.cases, row.misses, row.false_positives)),
+            )
         console.print(table)
         console.print(f"per case and class: {folder}")
 
     emit({"model": loaded.digest, "split": split, "classes": summary, "folder": folder}, as_json, human)
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"

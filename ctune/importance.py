@@ -70,19 +70,19 @@ def binary_entropy(p: Volume) -> Volume:
     q = 1.0 - p
     with np.errstate(divide="ignore", invalid="ignore"):
         h = -(p * np.log2(p)) - (q * np.log2(q))
-    return np.nan_to_num(h, nan=0.0).astype(np.float32)
+    return np.asarray(np.nan_to_num(h, nan=0.0), dtype=np.float32)
 
 
 def one_sided_entropy(p: Volume) -> Volume:
     """-p ln p, any shape float32 in [0, 1] -> [0, 1/e]: the uncertainty of AbdomenAtlas-8K."""
     with np.errstate(divide="ignore", invalid="ignore"):
         h = -(p * np.log(p))
-    return np.nan_to_num(h, nan=0.0).astype(np.float32)
+    return np.asarray(np.nan_to_num(h, nan=0.0), dtype=np.float32)
 
 
 def inconsistency(members: npt.NDArray[np.float32]) -> Volume:
     """Population standard deviation over the members of an ensemble, (M, ...) -> (...); 0 when M = 1."""
-    return np.std(members, axis=0, dtype=np.float64).astype(np.float32)
+    return np.asarray(np.std(members, axis=0, dtype=np.float64), dtype=np.float32)
 
 
 def overlaps(masks: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:

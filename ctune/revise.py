@@ -89,7 +89,10 @@ def compare(before: Mask | None, after: Mask, grid: Grid) -> tuple[float, float,
     old = np.zeros_like(after) if before is None else before
     changed = (old != after) & (old != UNLABELLED) & (after != UNLABELLED)
     slices = int(changed.any(axis=(0, 1)).sum())
-    return tuple(float((part).sum()) * grid.voxel_ml for part in (old == 1, after == 1, changed)) + (slices,)  # type: ignore[return-value]
+    before_ml, after_ml, changed_ml = (
+        float(part.sum()) * grid.voxel_ml for part in (old == 1, after == 1, changed)
+    )
+    return before_ml, after_ml, changed_ml, slices
 
 
 def _found(folder: Path) -> list[tuple[str, Path]]:

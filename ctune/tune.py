@@ -11,23 +11,23 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from ctune.config import Tuning
+from ctune.data.patches import foreground
 from ctune.data.prepared import PreparedCase
 from ctune.errors import FrozenChangedError, ModelError
 from ctune.losses import masked_dice_bce
-from ctune.model.features import CachedView, Corner, FeatureCache, Features, View, cut, stack, window_corners
+from ctune.model.base import Features
+from ctune.model.features import CachedView, Corner, FeatureCache, View, cut, stack, window_corners
 from ctune.model.freeze import fingerprint, tune_only
 from ctune.model.network import Network
 from ctune.optimise import make_optimiser, set_learning_rate
 from ctune.types import UNLABELLED, OnProgress, Progress, silent
-
-_FOREGROUND_KEPT = 4000
-"""Voxels of a class remembered for each window, to centre sub-patches on."""
 
 
 @dataclass(frozen=True)
@@ -151,19 +151,12 @@ def _windows(
         names = [name for name in classes if name in case.labels]
         for corner in window_corners(case.image.shape, size, overlap) if names else ():
             labels = {name: cut(case.labels[name], corner, size, UNLABELLED) for name in names}
-            view = cache.open(
-                View(case.key, corner, size), lambda c=case, at=corner: cut(c.image, at, size, 0.0)
-            )
+            view = cache.open(View(case.key, corner, size), partial(cut, case.image, corner, size, 0.0))
             out.append(
-                Window(case.case_id, view, labels, {name: _foreground(mask) for name, mask in labels.items()})
+                Window(case.case_id, view, labels, {name: foreground(mask) for name, mask in labels.items()})
             )
         on_progress(Progress("cache features", number + 1, len(cases), case.case_id))
     return out
-
-
-def _foreground(mask: np.ndarray) -> np.ndarray:
-    voxels = np.argwhere(mask == 1)
-    return voxels[:: max(1, len(voxels) // _FOREGROUND_KEPT)]
 
 
 class SubPatches:

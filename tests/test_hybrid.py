@@ -75,7 +75,7 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
             again.origin[name], merged.origin[name]
         )
     (tmp_path / "hybrid.json").unlink()
-    with pytest.raises(DataError, match="found no hybrid.json"):
+    with pytest.raises(DataError, match=r"found no hybrid\.json"):
         load_hybrid(tmp_path)
 
 

@@ -92,6 +92,15 @@ def test_names_go_through_aliases_and_what_nobody_asked_for_is_counted(pool: Poo
     assert (pool.annotations("s2"), "s2" in pool) == ([], True), "a case without wanted masks is still a case"
 
 
+def test_only_classes_that_are_there_are_said_to_be_left_out(pool: Pool, tmp_path: Path) -> None:
+    labels = {"1": "liver", "2": "spleen", "3": "aorta"}
+    root = decathlon(tmp_path / "set", ["a", "b"], labels=labels)
+    (root / "imagesTr/b.nii.gz").write_bytes(b"")
+    report = run(pool, root, classes=["liver"])
+    assert outcomes(report) == ["imported", "refused"]
+    assert report.skipped == {"spleen": 1}, "no aorta in the map, and nothing of the refused case"
+
+
 def test_all_classes_are_taken_when_none_are_named(pool: Pool, tmp_path: Path) -> None:
     report = run(pool, case_folder(tmp_path / "set", "s1", ("liver", "brain")), classes=None)
     assert report.cases[0].classes == ("brain", "liver") and report.skipped == {}

@@ -113,7 +113,7 @@ def test_empty(tmp_path: Path) -> None:
 
 def test_lfs_pointer(tmp_path: Path) -> None:
     (tmp_path / "x.nii.gz").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
-    with pytest.raises(ImageFileError, match="Git LFS pointer.*git lfs pull"):
+    with pytest.raises(ImageFileError, match=r"Git LFS pointer.*git lfs pull"):
         read_case(tmp_path / "x.nii.gz", "7")
 
 
@@ -218,7 +218,7 @@ def test_qform_and_sform_that_disagree_are_told(tmp_path: Path) -> None:
 @needs_shared
 def test_the_planted_wrong_origin_is_caught() -> None:
     cropped = read_case(TOTAL / "example_ct_sm.nii.gz", "small")
-    with pytest.raises(GeometryError, match="122x101x30.*122x101x112"):
+    with pytest.raises(GeometryError, match=r"122x101x30.*122x101x112"):
         read_labels(TOTAL / "example_seg_fast_force_split.nii.gz", cropped.grid, "small")
 
 

@@ -246,7 +246,7 @@ def test_a_round_killed_in_any_arrow_goes_on_and_gives_the_same_head(
     head = registry.record_of(registry.record_of(state.model_out).heads["aorta"])  # type: ignore
     assert head.weights == uninterrupted, "same seed, data and machine: same bytes"  # type: ignore[union-attr]
     assert [v.version for v in registry.versions("small")] == [1, 2]
-    assert not [p for p in made.root.rglob("*.tmp*")], "no half-written file is left"
+    assert not list(made.root.rglob("*.tmp*")), "no half-written file is left"
 
 
 @pytest.fixture(scope="module")

@@ -54,13 +54,14 @@ class FoundCase:
 class FoundMasks(Mapping[str, Mask]):
     """The masks of a case, {class: (X, Y, Z) uint8 on `grid`}, each read when it is asked for.
 
-    `wanted` is {class as ctune writes it: as the data set calls it}. ``unnamed`` are the numbers of a label
-    map that no table names, known once it was read. Reading raises ImageFileError, GeometryError and
-    LabelError.
+    `wanted` is {class as ctune writes it: as the data set calls it}. ``values`` are the numbers that a label
+    map holds, ``unnamed`` those that no table names, both known once it was read. Reading raises
+    ImageFileError, GeometryError and LabelError.
     """
 
     def __init__(self, case: FoundCase, wanted: Mapping[str, str], grid: Grid) -> None:
         self.case, self.wanted, self.grid = case, wanted, grid
+        self.values: set[int] = set()
         self.unnamed: set[int] = set()
         self._map: npt.NDArray[np.int32] | None = None
 
@@ -77,6 +78,10 @@ class FoundMasks(Mapping[str, Mask]):
             mask[labels == self.case.ignore] = UNLABELLED
         return mask
 
+    def holds(self, name: str) -> bool:
+        """Whether the case has voxels of a class of the data set, as far as it is known without reading more."""
+        return not self.values or not self.values.isdisjoint(self.case.labels[name])
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.wanted)
 
@@ -90,9 +95,9 @@ class FoundMasks(Mapping[str, Mask]):
             check_whole(path, what)
             labels = read_labels(path, self.grid, what)
             named = self.case.numbers
-            values = set(np.unique(labels).tolist())
-            self.unnamed = values - named - {0, self.case.ignore}
-            if values == {0, UNLABELLED} and UNLABELLED not in named:
+            self.values = set(np.unique(labels).tolist())
+            self.unnamed = self.values - named - {0, self.case.ignore}
+            if self.values == {0, UNLABELLED} and UNLABELLED not in named:
                 raise LabelError(
                     f"{what}: expected labels of {_few(named)}, got only 0 and {UNLABELLED} (not judged) in "
                     f"{path}; write the class as its own number"

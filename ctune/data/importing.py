@@ -41,8 +41,8 @@ class CaseOutcome:
 
 @dataclass(frozen=True)
 class ImportReport:
-    """cases: what became of each, in order. skipped: {class that nobody asked for: in how many cases it was
-    left out}. unnamed: {number in label maps that no table names: in how many cases}."""
+    """cases: what became of each, in order. skipped: {class that nobody asked for: in how many of
+    the cases that are in the pool now it was left out}. unnamed: {number in label maps that no table names: in how many cases}."""
 
     cases: tuple[CaseOutcome, ...]
     skipped: Mapping[str, int]
@@ -77,16 +77,20 @@ class Import:
         try:
             if case.problem:
                 raise DataError(f"case {case.id}: {case.problem}")
-            wanted = self._wanted(case)
+            wanted, left = self._wanted(case)
             if case.id in self.pool:
-                return self._add(case, wanted)
-            return self._new(case, wanted)
+                outcome, masks = self._add(case, wanted)
+            else:
+                outcome, masks = self._new(case, wanted)
+            self.skipped.update(own for own, name in left.items() if masks.holds(name))
+            self.unnamed.update(masks.unnamed)
+            return outcome
         except (DataError, PoolError, OSError, MemoryError) as error:
             return CaseOutcome(
                 case.id, "refused", reason=" ".join(str(error).split()) or type(error).__name__
             )
 
-    def _new(self, case: FoundCase, wanted: Mapping[str, str]) -> CaseOutcome:
+    def _new(self, case: FoundCase, wanted: Mapping[str, str]) -> tuple[CaseOutcome, FoundMasks]:
         if case.image is None:
             raise PoolError(
                 f"case {case.id}: expected a CT for a new case, got masks alone; import its CT first"
@@ -97,10 +101,9 @@ class Import:
             case.id, case.image, self.splits[case.id], masks, source=self._source(case),
             author=self._author(case), origin=origin, notes=notes_of(case, wanted),
         )  # fmt: skip
-        self.unnamed.update(masks.unnamed)
-        return CaseOutcome(case.id, "imported", record.split, tuple(wanted), record.notes)
+        return CaseOutcome(case.id, "imported", record.split, tuple(wanted), record.notes), masks
 
-    def _add(self, case: FoundCase, wanted: Mapping[str, str]) -> CaseOutcome:
+    def _add(self, case: FoundCase, wanted: Mapping[str, str]) -> tuple[CaseOutcome, FoundMasks]:
         record = self.pool.case(case.id)
         if case.image is not None and (digest := sha256_of(_there(case.image, case.id))) != record.sha256:
             raise PoolError(
@@ -125,10 +128,8 @@ class Import:
                 author=self._author(case),
                 note=notes[name],
             )
-        self.unnamed.update(masks.unnamed)
-        return CaseOutcome(
-            case.id, "added" if missing else "already there", record.split, tuple(missing), record.notes
-        )
+        outcome: Outcome = "added" if missing else "already there"
+        return CaseOutcome(case.id, outcome, record.split, tuple(missing), record.notes), masks
 
     def _has(self, case: FoundCase, name: str, mask: Mask) -> bool:
         """Whether the pool holds this very mask. Raises PoolError for another original: they never change."""
@@ -143,25 +144,26 @@ class Import:
             )
         return False
 
-    def _wanted(self, case: FoundCase) -> dict[str, str]:
-        """{class: its name in the data set}, of the classes that were asked for."""
+    def _wanted(self, case: FoundCase) -> tuple[dict[str, str], dict[str, str]]:
+        """{class: its name in the data set} of the classes that were asked for, and of the others."""
         wanted: dict[str, str] = {}
+        left: dict[str, str] = {}
         for name in case.names:
             try:
                 own = canonical(name, self.aliases)
             except UnknownClassError:
-                self.skipped[name] += 1
+                left[name] = name
                 continue
             if self.classes is not None and own not in self.classes:
-                self.skipped[own] += 1
+                left[own] = name
             elif own in wanted:
                 raise LabelError(
-                    f"case {case.id}: expected one mask of {own}, got {wanted[own]!r} and {name!r}; keep one "
-                    "of them"
+                    f"case {case.id}: expected one mask of {own}, got {wanted[own]!r} and {name!r}; "
+                    "keep one of them"
                 )
             else:
                 wanted[own] = name
-        return wanted
+        return wanted, left
 
     def _source(self, case: FoundCase) -> Source:
         return self.source or case.source

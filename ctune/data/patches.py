@@ -6,6 +6,7 @@ Centres are drawn evenly over classes first and over voxels second, so that a ga
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -50,8 +51,8 @@ class PatchSampler:
         if self.voxels and rng.random() < positive_share:
             name = sorted(self.voxels)[int(rng.integers(len(self.voxels)))]
             voxels = self.voxels[name]
-            return voxels[int(rng.integers(len(voxels)))].astype(np.int64)
-        return rng.integers(self.image.shape)
+            return np.asarray(voxels[int(rng.integers(len(voxels)))], dtype=np.int64)
+        return np.asarray(rng.integers(self.image.shape))
 
 
 def augment(
@@ -73,8 +74,8 @@ def augment(
 
 
 def _cut(
-    array: npt.NDArray[np.generic], corner: npt.NDArray[np.int64], size: tuple[int, int, int], fill: float
-) -> npt.NDArray[np.generic]:
+    array: npt.NDArray[Any], corner: npt.NDArray[np.int64], size: tuple[int, int, int], fill: float
+) -> npt.NDArray[Any]:
     part = array[tuple(slice(int(c), int(c) + s) for c, s in zip(corner, size, strict=True))]
     missing = [(0, s - n) for s, n in zip(size, part.shape, strict=True)]
     return np.pad(part, missing, constant_values=fill) if any(m for _, m in missing) else np.array(part)

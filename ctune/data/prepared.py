@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -63,13 +64,14 @@ def prepare(
     )
 
 
-def _keep(path: Path, array: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+def _keep(path: Path, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     with write_atomically(path) as temporary, temporary.open("wb") as file:
         np.save(file, np.ascontiguousarray(array), allow_pickle=False)
-    return np.load(path, mmap_mode="r", allow_pickle=False)
+    kept: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    return kept
 
 
-def _read(path: Path, dtype: type[np.generic]) -> npt.NDArray[np.generic] | None:
+def _read(path: Path, dtype: type[np.generic]) -> npt.NDArray[Any] | None:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError):
@@ -82,4 +84,4 @@ def _digest(value: object) -> str:
 
 
 def _mask_digest(mask: Mask) -> str:
-    return hashlib.sha256(np.ascontiguousarray(mask)).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(mask).data).hexdigest()

@@ -7,7 +7,7 @@ The centres of both fields of view coincide.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import nibabel as nib
 import numpy as np
@@ -117,13 +117,22 @@ def _resampling(
 
 
 def _interpolate(
-    volume: npt.NDArray[Any], shape: Triple, scale: tuple[float, ...], offset: tuple[float, ...], order: int
+    volume: npt.NDArray[Any],
+    shape: Triple,
+    scale: tuple[float, ...],
+    offset: tuple[float, ...],
+    order: Literal[0, 1],
 ) -> npt.NDArray[Any]:
     if volume.shape == shape and all(s == 1.0 for s in scale) and all(o == 0.0 for o in offset):
         return volume
     return np.asarray(
         ndimage.affine_transform(
-            volume, np.array(scale), np.array(offset), output_shape=shape, order=order, mode="nearest"
+            volume,
+            np.array(scale, dtype=np.float64),
+            np.array(offset, dtype=np.float64),
+            output_shape=shape,
+            order=order,
+            mode="nearest",
         )
     )
 

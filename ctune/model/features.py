@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -92,7 +93,8 @@ class CachedView:
 
     def __init__(self, path: Path, size: Corner) -> None:
         self.size = size
-        self._file = safe_open(path, framework="pt")
+        opened: Any = safe_open
+        self._file = opened(path, framework="pt")
         self._names = sorted(self._file.keys())
 
     @property

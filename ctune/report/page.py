@@ -62,4 +62,4 @@ def _row(data: ReportData, name: str) -> Mapping[str, Any]:
 
 
 def _number(value: float | None, digits: int = 3) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
+    return "-" if value is None else f"{value:.{digits}f}"
