@@ -54,14 +54,14 @@ class FoundCase:
 class FoundMasks(Mapping[str, Mask]):
     """The masks of a case, {class: (X, Y, Z) uint8 on `grid`}, each read when it is asked for.
 
-    `wanted` is {class as ctune writes it: as the data set calls it}. ``values`` are the numbers that a label
+    `wanted` is {class as ctune writes it: as the data set calls it}. ``present`` are the numbers that a label
     map holds, ``unnamed`` those that no table names, both known once it was read. Reading raises
     ImageFileError, GeometryError and LabelError.
     """
 
     def __init__(self, case: FoundCase, wanted: Mapping[str, str], grid: Grid) -> None:
         self.case, self.wanted, self.grid = case, wanted, grid
-        self.values: set[int] = set()
+        self.present: set[int] = set()
         self.unnamed: set[int] = set()
         self._map: npt.NDArray[np.int32] | None = None
 
@@ -80,7 +80,7 @@ class FoundMasks(Mapping[str, Mask]):
 
     def holds(self, name: str) -> bool:
         """Whether the case has voxels of a class of the data set, as far as it is known without reading more."""
-        return not self.values or not self.values.isdisjoint(self.case.labels[name])
+        return not self.present or not self.present.isdisjoint(self.case.labels[name])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.wanted)
@@ -95,9 +95,9 @@ class FoundMasks(Mapping[str, Mask]):
             check_whole(path, what)
             labels = read_labels(path, self.grid, what)
             named = self.case.numbers
-            self.values = set(np.unique(labels).tolist())
-            self.unnamed = self.values - named - {0, self.case.ignore}
-            if self.values == {0, UNLABELLED} and UNLABELLED not in named:
+            self.present = set(np.unique(labels).tolist())
+            self.unnamed = self.present - named - {0, self.case.ignore}
+            if self.present == {0, UNLABELLED} and UNLABELLED not in named:
                 raise LabelError(
                     f"{what}: expected labels of {_few(named)}, got only 0 and {UNLABELLED} (not judged) in "
                     f"{path}; write the class as its own number"

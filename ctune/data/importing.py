@@ -41,8 +41,11 @@ class CaseOutcome:
 
 @dataclass(frozen=True)
 class ImportReport:
-    """cases: what became of each, in order. skipped: {class that nobody asked for: in how many of
-    the cases that are in the pool now it was left out}. unnamed: {number in label maps that no table names: in how many cases}."""
+    """What an import did.
+
+    cases: what became of each, in order. skipped: {class that nobody asked for: number of cases that came in
+    without it}. unnamed: {number in label maps that no table names: in how many cases}.
+    """
 
     cases: tuple[CaseOutcome, ...]
     skipped: Mapping[str, int]
