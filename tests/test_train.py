@@ -114,7 +114,7 @@ def test_any_epoch_can_be_drawn_again() -> None:
 def test_the_learning_rate_warms_up_and_decays() -> None:
     factors = [learning_rate_factor(s, 100, 20) for s in range(100)]
     assert factors[19] == 1.0 and factors.index(max(factors)) == 19
-    assert all(b < a for a, b in itertools.pairwise(factors)) and factors[-1] < 1e-3
+    assert all(b < a for a, b in itertools.pairwise(factors[20:])) and factors[-1] < 1e-3
 
 
 def test_a_device_that_is_not_there() -> None:

@@ -1,0 +1,107 @@
+"""Prediction: on the CT's own grid, the same in every orientation, whole on disk or not there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.inferers import sliding_window_inference
+from small_network import GRID, SIDE, config, network, volume
+
+from ctune.cohort import predict_files
+from ctune.data.nifti import read_mask, read_probabilities, write_volume
+from ctune.data.preprocess import to_network
+from ctune.errors import DataError, UnknownClassError, UsageError
+from ctune.predict import (
+    masks_of,
+    predict_case,
+    prediction_is_whole,
+    read_prediction,
+    write_prediction,
+)
+from ctune.types import Case, Grid
+
+CONFIG = config(inference={"patch_size": (SIDE, SIDE, SIDE), "overlap": 0.5, "windows_per_batch": 3})
+
+
+def case(shape: tuple[int, int, int] = (24, SIDE, 20)) -> Case:
+    hu = np.random.default_rng(0).normal(0, 120, shape).astype(np.float32)
+    return Case("c", hu, Grid(shape, np.diag([1.0, 1.0, 1.0, 1.0])))
+
+
+def test_it_is_monais_sliding_window_with_a_gaussian() -> None:
+    net, settings = network(), CONFIG.inference
+    got = predict_case(net, case(), CONFIG, model="m")
+    image, _ = to_network(case(), CONFIG.preprocessing)
+    with torch.inference_mode():
+        wanted = sliding_window_inference(
+            torch.from_numpy(image)[None, None], settings.patch_size, 3, net, overlap=0.5, mode="gaussian"
+        )
+    assert np.array_equal(got.probabilities, torch.sigmoid(wanted[0]).numpy())
+    assert got.classes == ("liver", "spleen") and got.probabilities.shape == (2, 24, SIDE, 20)
+
+
+def test_only_the_classes_asked_for_and_each_as_in_any_company() -> None:
+    net = network()
+    both, one = predict_case(net, case(), CONFIG, model="m"), predict_case(net, case(), CONFIG, model="m", classes=["spleen"])
+    assert one.classes == ("spleen",) and np.array_equal(one.probabilities[0], both.probabilities[1])
+    with pytest.raises(UnknownClassError, match="expected one of the classes liver, spleen; got 'aorta'"):
+        predict_case(net, case(), CONFIG, model="m", classes=["aorta"])
+
+
+@pytest.mark.parametrize("codes", ["LPS", "SPR", "AIL"])
+def test_the_same_anatomy_in_another_orientation_gets_the_same_masks_in_the_world(codes: str) -> None:
+    net, plain = network(), case()
+    image = nib.Nifti1Image(plain.volume, plain.grid.affine)
+    turned = image.as_reoriented(nib.orientations.axcodes2ornt(tuple(codes)))
+    other = Case("c", np.asarray(turned.dataobj, dtype=np.float32), Grid(turned.shape, turned.affine))
+    a, b = (predict_case(net, c, CONFIG, model="m") for c in (plain, other))
+    back = nib.as_closest_canonical(nib.Nifti1Image(b.probabilities[0], b.grid.affine))
+    assert np.allclose(back.affine, plain.grid.affine)
+    assert np.array_equal(np.asarray(back.dataobj, dtype=np.float32), a.probabilities[0])
+
+
+def test_consistency_is_the_deviation_over_flips_and_does_not_change_the_prediction() -> None:
+    net, small = network(), case((SIDE, SIDE, SIDE))
+    plain = predict_case(net, small, CONFIG, model="m")
+    flipped = predict_case(net, small, CONFIG, model="m", flips=("y", "z"))
+    assert plain.inconsistency is None and np.array_equal(plain.probabilities, flipped.probabilities)
+    members = [plain.probabilities]
+    for axis in (1, 2):
+        mirrored = Case("c", np.flip(small.volume, axis).copy(), small.grid)
+        members.append(np.flip(predict_case(net, mirrored, CONFIG, model="m").probabilities, axis + 1))
+    assert flipped.inconsistency is not None
+    assert np.allclose(flipped.inconsistency, np.std(np.stack(members), axis=0), atol=1e-6)
+
+
+def test_on_disk(tmp_path: Path) -> None:
+    hu, _ = volume(0)
+    prediction = predict_case(network(), Case("c", hu, GRID), CONFIG, model="d" * 64, flips=("z",))
+    write_prediction(tmp_path, prediction, 0.5)
+    assert prediction_is_whole(tmp_path, "d" * 64, ["liver"]) and not prediction_is_whole(tmp_path, "e" * 64)
+    again = read_prediction(tmp_path, GRID)
+    assert np.abs(again.probabilities - prediction.probabilities).max() <= 0.5 / 255 + 1e-6
+    assert again.inconsistency is not None and again.classes == prediction.classes
+    masks = masks_of(prediction, 0.5)
+    assert np.array_equal(read_mask(tmp_path / "liver.nii.gz", GRID, "liver"), masks["liver"])
+    assert read_probabilities(tmp_path / "probabilities.nii.gz", GRID).shape == prediction.probabilities.shape
+    (tmp_path / "prediction.json").unlink()
+    assert not prediction_is_whole(tmp_path, "d" * 64)
+    with pytest.raises(DataError, match="expected a finished prediction"):
+        read_prediction(tmp_path, GRID)
+
+
+def test_files_that_cannot_be_read_are_named_and_the_rest_goes_on(tmp_path: Path) -> None:
+    write_volume(tmp_path / "good.nii.gz", volume(0)[0], GRID)
+    (tmp_path / "bad.nii.gz").write_bytes(b"no image")
+    images = [tmp_path / "bad.nii.gz", tmp_path / "good.nii.gz"]
+    done, refused = predict_files(CONFIG, network(), "m", images, tmp_path / "out")
+    assert done == ["good"] and refused[0][0] == "bad" and "expected a NIfTI image" in refused[0][1]
+    written = (tmp_path / "out" / "good" / "liver.nii.gz").stat().st_mtime_ns
+    predict_files(CONFIG, network(), "m", images[1:], tmp_path / "out")
+    assert (tmp_path / "out" / "good" / "liver.nii.gz").stat().st_mtime_ns == written, "done is done"
+    with pytest.raises(UsageError, match="CT files of different names, got 'good' more than once"):
+        predict_files(CONFIG, network(), "m", [images[1], tmp_path / "x" / "good.nii"], tmp_path / "out")
