@@ -148,8 +148,9 @@ def test_the_newest_comes_last_although_the_clock_went_back(
     assert pool.annotations("scan", "liver")[-1] == newest
 
 
-def test_what_nobody_has_judged_stays_so(pool: Pool, image: Path) -> None:
-    mask = box(0)
+@pytest.mark.parametrize("width", [3, 0], ids=["there", "absent where it was judged"])
+def test_what_nobody_has_judged_stays_so(pool: Pool, image: Path, width: int) -> None:
+    mask = box(0, width)
     mask[:, :, 7] = UNLABELLED
     pool.add_case("scan", image, Split.POOL, {"liver": mask})
     np.testing.assert_array_equal(pool.read(pool.annotations("scan")[0]).mask, mask)
@@ -206,7 +207,7 @@ def test_masks_that_are_none_are_refused(pool: Pool, image: Path) -> None:
     ):
         annotate(box(0)[:, :, :4])
     with pytest.raises(
-        LabelError, match=r"case scan, liver: expected 0, 1 and 255 in a mask, got \[0, 2\]; write"
+        LabelError, match=r"case scan, liver: expected 0, 1 and 255 in a mask, got \[2\]; write"
     ):
         annotate(box(0, value=2))
     with pytest.raises(UsageError, match="expected the name of an author, got ' '"):

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ctune.data.labels import Labels
-from ctune.data.nifti import check_whole, read_labels, read_mask
+from ctune.data.nifti import check_whole, label_values, read_labels, read_mask
 from ctune.errors import LabelError
 from ctune.types import UNLABELLED, Grid, Mask, Source
 
@@ -95,7 +95,7 @@ class FoundMasks(Mapping[str, Mask]):
             check_whole(path, what)
             labels = read_labels(path, self.grid, what)
             named = self.case.numbers
-            self.present = set(np.unique(labels).tolist())
+            self.present = label_values(labels)
             self.unnamed = self.present - named - {0, self.case.ignore}
             if self.present == {0, UNLABELLED} and UNLABELLED not in named:
                 raise LabelError(

@@ -25,6 +25,7 @@ from ctune.errors import GeometryError, ImageFileError, LabelError
 from ctune.types import UNLABELLED, Affine, Case, Grid, Mask, Probabilities, Volume
 
 _BLOCK = 2**20
+_MANY = 2**16
 _LFS = b"version https://git-lfs"
 _BROKEN = (EOFError, OSError, zlib.error, gzip.BadGzipFile, ValueError, NibabelError, HeaderDataError)
 
@@ -61,20 +62,18 @@ def read_labels(path: Path, grid: Grid, what: str) -> npt.NDArray[np.int32]:
     """
     image = _open(path, what)
     check_same_grid(_grid(image, path, what), grid, what, path)
-    # Not float32: it would round label ids above 2^24.
-    stored = _data(image, path, what, np.float64)
-    whole = np.rint(stored)
-    if not np.array_equal(stored, whole):
+    # As stored, not as float32: that would round label ids above 2^24.
+    stored = _data(image, path, what)
+    if stored.dtype.kind == "f" and not np.array_equal(stored, whole := np.rint(stored)):
         bad = stored[stored != whole].flat[0]
         raise LabelError(
             f"{what}: expected integral labels, got {bad:g} in {path}; export the mask as integers"
         )
-    if whole.min(initial=0) < 0 or whole.max(initial=0) > np.iinfo(np.int32).max:
+    if stored.min() < 0 or stored.max() > np.iinfo(np.int32).max:
         raise LabelError(
-            f"{what}: expected labels from 0 upwards, got {whole.min():g} to {whole.max():g} in {path}; export the mask again"
+            f"{what}: expected labels from 0 upwards, got {stored.min():g} to {stored.max():g} in {path}; export the mask again"
         )
-    labels: npt.NDArray[np.int32] = whole.astype(np.int32)
-    return labels
+    return stored.astype(np.int32)
 
 
 def read_mask(path: Path, grid: Grid, what: str) -> Mask:
@@ -83,13 +82,24 @@ def read_mask(path: Path, grid: Grid, what: str) -> Mask:
     A file of 0 and 255 alone, as drawing programs write, is not guessed at: it is refused as LabelError when it has no 1.
     """
     labels = read_labels(path, grid, what)
-    values = set(np.unique(labels).tolist())
+    values = label_values(labels)
     if not values <= {0, 1, UNLABELLED} or values == {0, UNLABELLED}:
         raise LabelError(
             f"{what}: expected a mask of 0 and 1 (255 where not judged), got values {sorted(values)[:6]} in {path}; "
             "write one class as 1"
         )
     return labels.astype(np.uint8)
+
+
+def label_values(labels: npt.NDArray[np.integer[Any]]) -> set[int]:
+    """The numbers that occur in a label map (X, Y, Z) of numbers from 0 upwards; no sorting, one slice at a time."""
+    top = int(labels.max())
+    if top >= _MANY:
+        return set(np.unique(labels).tolist())
+    there = np.zeros(top + 1, dtype=bool)
+    for z in range(labels.shape[2]):
+        there[labels[:, :, z]] = True
+    return set(np.flatnonzero(there).tolist())
 
 
 def check_whole(path: Path, what: str) -> None:
@@ -234,9 +244,12 @@ def _stored_spacing(image: Any) -> npt.NDArray[np.float64]:
     return np.asarray(stored["pixdim"][1:4], dtype=np.float64)
 
 
-def _data(image: Any, path: Path, what: str, dtype: type) -> npt.NDArray[Any]:
+def _data(image: Any, path: Path, what: str, dtype: type | None = None) -> npt.NDArray[Any]:
+    """The voxels as floats of `dtype`, or as they are stored (scaled where the header says so)."""
     try:
-        data: npt.NDArray[Any] = image.get_fdata(dtype=dtype, caching="unchanged")
+        data: npt.NDArray[Any] = (
+            image.get_fdata(dtype=dtype, caching="unchanged") if dtype else np.asarray(image.dataobj)
+        )
     except _BROKEN as error:
         raise ImageFileError(
             f"{what}: expected a whole image in {path}, got one that is cut short or damaged ({_line(error)}); copy it again"

@@ -19,12 +19,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
 
+import numpy as np
 from filelock import FileLock, Timeout
 
 from ctune.classes import canonical, nearest
 from ctune.data.annotations import check_bytes, damage, list_annotations, new_record, now, write_annotation
 from ctune.data.files import read_json, sha256_of, sync_folder, write_atomically, write_json
-from ctune.data.nifti import check_whole, header_notes, read_case, read_mask
+from ctune.data.nifti import check_whole, header_notes, read_case, read_labels
 from ctune.errors import PoolError
 from ctune.types import Annotation, AnnotationRecord, Case, Grid, Mask, Source, Split
 
@@ -182,7 +183,8 @@ class Pool:
         path = self.root / record.path
         what = f"case {record.case_id}, {record.class_name}"
         check_bytes(path, record.sha256, f"{what}: expected the {record.source} annotation as it was written")
-        return Annotation(record, read_mask(path, self.grid(record.case_id), what))
+        # Not read_mask: what it doubts in other people's files, such as 0 and 255 alone, is meant here.
+        return Annotation(record, read_labels(path, self.grid(record.case_id), what).astype(np.uint8))
 
     def annotate(
         self,
