@@ -274,9 +274,6 @@ def _list_id(image: str) -> str:
     return case_id_of("_".join([*parts, stem]))
 
 
-# One image
-
-
 def _is_image(src: Path) -> bool:
     return src.is_file() and bool(IMAGE_SUFFIX.search(src.name))
 

@@ -151,17 +151,10 @@ class Pool:
                     )
                     write_annotation(building, record, mask, grid)
                 about = {
-                    "format": 1,
-                    "id": case_id,
-                    "split": Split(split).value,
-                    "image": name,
-                    "sha256": digest,
-                    "shape": grid.shape,
-                    "affine": grid.affine.tolist(),
-                    "notes": header_notes(image),
-                    "added": now(),
-                    "origin": dict(origin or {}),
-                }
+                    "format": 1, "id": case_id, "split": Split(split).value, "image": name, "sha256": digest,
+                    "shape": grid.shape, "affine": grid.affine.tolist(), "notes": header_notes(image),
+                    "added": now(), "origin": dict(origin or {}),
+                }  # fmt: skip
                 write_json(building / "case.json", about, read_only=True)
                 sync_folder(building)
                 building.rename(self.root / case_id)
