@@ -94,7 +94,7 @@ def _scan(
     spacing: tuple[float, float, float],
 ) -> tuple[Volume, Mask]:
     warp, grain = _Warp(rng), _nodes(rng, (30, 30, 26))
-    noise_hu = np.float32(rng.uniform(18, 32))
+    noise_hu = np.float32(rng.uniform(13, 25))
     volume = np.empty(shape, dtype=np.float32)
     labels = np.empty(shape, dtype=np.uint8)
     axes: list[Vector] = [
