@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.options import ProjectDir
+from cli.options import ProjectDir, choice
 from cli.output import AsJson, emit, progress
 
 if TYPE_CHECKING:
@@ -35,7 +35,9 @@ def evaluate(
     loaded = load_model(found.open_registry(), model, resolve_device(found.config.device))
     folder = out or found.root / "evaluations" / loaded.digest[:16] / split
     with progress("evaluate", as_json) as on_progress:
-        scores = evaluate_cases(found, loaded.network, folder, split=Split(split), on_progress=on_progress)
+        scores = evaluate_cases(
+            found, loaded.network, folder, split=choice(Split, split, "--split"), on_progress=on_progress
+        )
     summary = summarise(scores)
 
     def human(console: Console) -> None:

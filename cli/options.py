@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, TypeAlias, TypeVar
 
 import typer
+
+Kind = TypeVar("Kind", bound=StrEnum)
 
 ProjectDir: TypeAlias = Annotated[
     Path | None,
@@ -19,3 +22,14 @@ ProjectDir: TypeAlias = Annotated[
 def names(text: str) -> list[str]:
     """The names in a list with commas."""
     return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def choice(kind: type[Kind], text: str, option: str) -> Kind:
+    """The value that an option names. Raises UsageError with the known ones."""
+    from ctune.errors import UsageError
+
+    try:
+        return kind(text)
+    except ValueError:
+        known = ", ".join(str(k) for k in kind)
+        raise UsageError(f"expected one of {known} for {option}, got {text!r}") from None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.options import ProjectDir, names
+from cli.options import ProjectDir, choice, names
 from cli.output import AsJson, emit, progress
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def predict(
                 on_progress=on_progress,
             )  # fmt: skip
         else:
-            ids = [case.id for case in found.pool.cases(Split(split))]
+            ids = [case.id for case in found.pool.cases(choice(Split, split, "--split"))]
             predict_cases(
                 found, loaded.network, loaded.digest, ids, out, classes=names(classes) or None, flips=axes,
                 on_progress=on_progress,

@@ -5,13 +5,12 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.options import ProjectDir, names
+from cli.options import ProjectDir, choice, names
 from cli.output import AsJson, emit, progress
 
 if TYPE_CHECKING:
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from ctune.data.importing import ImportReport
     from ctune.data.splits import Splits
 
-Kind = TypeVar("Kind", bound=StrEnum)
 _SHOWN = 20
 
 
@@ -138,7 +136,7 @@ def import_(
             classes=_wanted(classes, found, home.config),
             aliases=home.config.aliases,
             splits=_splits(split, test, validation, home.config.seed if seed is None else seed),
-            source=_choice(Source, source, "--source") if source else None,
+            source=choice(Source, source, "--source") if source else None,
             author=author,
             on_progress=on_progress,
         )
@@ -179,17 +177,7 @@ def _splits(split: str | None, test: int, validation: int, seed: int) -> Splits:
         return Splits(test, validation, seed)
     if test or validation:
         raise UsageError(f"expected --split or --test and --validation, got both; leave out --split {split}")
-    return Splits(rest=_choice(Split, split, "--split"), strict=True)
-
-
-def _choice(kind: type[Kind], text: str, option: str) -> Kind:
-    from ctune.errors import UsageError
-
-    try:
-        return kind(text)
-    except ValueError:
-        known = ", ".join(str(k) for k in kind)
-        raise UsageError(f"expected one of {known} for {option}, got {text!r}") from None
+    return Splits(rest=choice(Split, split, "--split"), strict=True)
 
 
 def _document(layout: str, src: Path, report: ImportReport, seconds: float) -> dict[str, Any]:

@@ -12,8 +12,9 @@ from cli.output import AsJson, emit, progress
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
-    from ctune.round import RoundState
+    from ctune.round import History, RoundState
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -65,19 +66,26 @@ def start(
 
 @app.command()
 def status(project: ProjectDir = None, as_json: AsJson = False) -> None:
-    """Every round of the project and where it stands."""
+    """Every round and where it stands; mean Dice of each class after each, accuracy, backward transfer, forgetting."""
     from ctune.project import find_project
-    from ctune.round import rounds
+    from ctune.round import history, rounds
 
-    states = rounds(find_project(project))
+    found = find_project(project)
+    states, past = rounds(found), history(found)
 
     def human(console: Console) -> None:
         if not states:
             console.print("no rounds yet; begin one with `ctune round start MODEL`")
         for state in states:
             console.print(_line(state))
+        if past.stages:
+            console.print(_table(past))
+        if past.continual:
+            c = past.continual
+            console.print(f"ACC {c.acc:.3f}, BWT {c.bwt:+.3f}, forgetting {c.forgetting:.3f}")
 
-    emit({"rounds": [_document(s) for s in states]}, as_json, human)
+    document = {"rounds": [_document(s) for s in states], "scores": past.stages, "continual": past.continual}
+    emit(document, as_json, human)
 
 
 @app.command()
@@ -112,6 +120,19 @@ def _show(root: Path, state: RoundState, as_json: bool) -> None:
                 console.print(f"  {arrow:<9} {state.arrows[arrow].seconds:8.1f} s")
 
     emit(_document(state), as_json, human)
+
+
+def _table(past: History) -> Table:
+    from rich.table import Table
+
+    table = Table(
+        "class", *("before" if n == 0 else f"round {n}" for n in past.stages), title="mean Dice, test cases"
+    )
+    last = list(past.stages.values())[-1]
+    for name in last:
+        found = [stage.get(name) for stage in past.stages.values()]
+        table.add_row(name, *("-" if s is None or s.dice is None else f"{s.dice:.3f}" for s in found))
+    return table
 
 
 def _document(state: RoundState) -> dict[str, Any]:

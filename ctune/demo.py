@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ctune.classes import NEW_FOUR, NINE_ORGANS, OLD_FIVE
-from ctune.cohort import evaluate_cases
-from ctune.compositions import load_model, record_evaluation
 from ctune.config import Config, preset
 from ctune.data.importing import import_cases
 from ctune.data.layouts import find_cases
 from ctune.data.phantom import write_cohort
 from ctune.data.splits import Splits
 from ctune.errors import DataError, UsageError
-from ctune.evaluate import ClassSummary, read_scores, summarise
 from ctune.foundation import train_model
 from ctune.optimise import resolve_device
 from ctune.project import Project, create_project
-from ctune.round import RoundState, folder_of, start
+from ctune.round import RoundState, history, start
 from ctune.types import OnProgress, Split, silent
 
 
@@ -72,7 +69,6 @@ def run_demo(out: Path, size: str = "laptop", seed: int = 0, on_progress: OnProg
     _import(project, truth, scale, on_progress)
     device = resolve_device(project.config.device)
     first, _ = train_model(project, "demo", OLD_FIVE, device=device, on_progress=on_progress)
-    _evaluate_first(project, first, on_progress)
     states, model = [], first
     for _ in range(2):
         state = start(
@@ -120,24 +116,10 @@ def _import(project: Project, truth: Path, scale: DemoSize, on_progress: OnProgr
             raise DataError(f"expected every phantom to be imported, got: {report.refused[0].reason}")
 
 
-def _evaluate_first(project: Project, digest: str, on_progress: OnProgress) -> None:
-    registry = project.open_registry()
-    network = load_model(registry, f"sha256:{digest}", resolve_device(project.config.device)).network
-    scores = evaluate_cases(project, network, folder_of(project, 0) / "evaluation", on_progress=on_progress)
-    data = {case.id: case.sha256 for case in project.pool.cases(Split.TEST)}
-    record_evaluation(registry, digest, Split.TEST, data, scores)
-
-
-def stages(project: Project, states: Sequence[RoundState]) -> list[Mapping[str, ClassSummary]]:
-    """{class: summary} of the test scores before the first round and after each."""
-    numbers = [0, *(state.number for state in states)]
-    return [summarise(read_scores(folder_of(project, n) / "evaluation")) for n in numbers]
-
-
 def _conclude(project: Project, states: tuple[RoundState, ...], model: str, seconds: float) -> DemoResult:
     from ctune.report import report_of, write_report
 
-    found = stages(project, states)
+    found = list(history(project).stages.values())
     dice = {
         name: {stage: (s[name].dice if name in s else None) for stage, s in zip(STAGES, found, strict=True)}
         for name in NINE_ORGANS

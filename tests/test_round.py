@@ -22,7 +22,7 @@ from ctune.evaluate import read_scores
 from ctune.foundation import annotated_classes, retune_model, train_model
 from ctune.hybrid import load_hybrid
 from ctune.project import Project
-from ctune.round import ARROWS, folder_of, hand_in, resume, rounds, simulate_expert, start
+from ctune.round import ARROWS, folder_of, hand_in, history, resume, rounds, simulate_expert, start
 from ctune.select import read_csv
 from ctune.types import Source, Split
 
@@ -289,3 +289,21 @@ def test_the_expert_draws_the_truth_with_an_unsteady_hand() -> None:
         "c", {"liver": masks["liver"]}, {"liver": masks["liver"]}, GRID, np.random.default_rng(0), jitter_mm=0
     )
     assert accepted.seconds == 75 < exact.seconds, "looking costs less than drawing"
+
+
+def test_what_each_round_measured_is_one_history(copy: tuple[Project, Path, str]) -> None:
+    made, truth, digest = copy
+    begin(made, digest, truth=truth)
+    past = history(made)
+    assert list(past.stages) == [0, 1] and set(past.stages[0]) == {"liver", "spleen"}
+    assert past.stages[0]["liver"] == past.stages[1]["liver"], "an old class did not move"
+    assert past.continual is not None and past.continual.bwt == past.continual.forgetting == 0.0
+    assert len(made.open_registry().evaluations(digest)) == 1
+
+
+def test_a_project_without_test_cases_is_not_stopped(tmp_path: Path) -> None:
+    made, truth = project(tmp_path, pool=3, test=0)
+    digest, _ = train_model(made, "small", device=CPU)
+    state = begin(made, digest, truth=truth)
+    assert state.next_arrow is None and state.arrows["evaluate"].summary["cases"] == 0
+    assert history(made).stages == {}

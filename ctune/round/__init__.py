@@ -2,14 +2,17 @@
 
 from ctune.round.desk import hand_in, simulate_expert
 from ctune.round.drive import resume, start
+from ctune.round.history import History, history
 from ctune.round.state import ARROWS, ArrowDone, RoundState, folder_of, rounds
 
 __all__ = [
     "ARROWS",
     "ArrowDone",
+    "History",
     "RoundState",
     "folder_of",
     "hand_in",
+    "history",
     "resume",
     "rounds",
     "simulate_expert",

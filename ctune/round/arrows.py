@@ -10,10 +10,11 @@ from typing import Any
 from ctune.cohort import evaluate_cases, hybrid_of, predict_cases, score_cases
 from ctune.compositions import Model, Tuned, load_model, record_evaluation, register_model
 from ctune.continual import compose, revised_cases, tune_model
-from ctune.evaluate import read_scores
+from ctune.evaluate import CaseScore, read_scores, summarise
 from ctune.expert import revise_selected
 from ctune.hybrid import load_hybrid, save_hybrid
 from ctune.importance import read_importances, write_importances
+from ctune.model.network import Network
 from ctune.optimise import resolve_device
 from ctune.predict import masks_of, read_prediction
 from ctune.project import Project
@@ -168,14 +169,17 @@ class Desk:
         }
 
     def evaluate(self) -> dict[str, Any]:
-        """Dice, NSD and HD95 of the new model on the test cases."""
-        scores = evaluate_cases(
-            self.project,
-            compose(self.model, self.weights, self.state.classes),
-            self.folder / "evaluation",
-            on_progress=self.on_progress,
+        """Dice, NSD and HD95 of the new model on the test cases; before the first round also of the one it starts from."""
+        if not self.project.pool.cases(Split.TEST):
+            return {"cases": 0, "classes": {}}
+        before = folder_of(self.project, 0) / "evaluation"
+        if self.state.number == 1 and not (before / "scores.json").exists():
+            self._record(self.model.digest, self._scores(self.model.reload(), before))
+        scores = self._scores(
+            compose(self.model, self.weights, self.state.classes), self.folder / "evaluation"
         )
-        return {"cases": len({s.case_id for s in scores})}
+        means = {name: summary.dice for name, summary in summarise(scores).items()}
+        return {"cases": len({s.case_id for s in scores}), "classes": means}
 
     def register(self) -> dict[str, Any]:
         """A new version of the model: the tuned heads are new, the rest is the old by digest."""
@@ -201,11 +205,18 @@ class Desk:
             round_number=self.state.number,
             note=f"round {self.state.number}: {', '.join(self.state.classes)}",
         )
-        data = {case.id: case.sha256 for case in self.project.pool.cases(Split.TEST)}
-        record_evaluation(self.registry, digest, Split.TEST, data, read_scores(self.folder / "evaluation"))
+        if (self.folder / "evaluation" / "scores.json").exists():
+            self._record(digest, read_scores(self.folder / "evaluation"))
         return {"model": digest, "name": self.state.name}
 
     # What arrows share --------------------------------------------------------------------------------------------
+
+    def _scores(self, network: Network, folder: Path) -> list[CaseScore]:
+        return evaluate_cases(self.project, network, folder, on_progress=self.on_progress)
+
+    def _record(self, model: str, scores: Sequence[CaseScore]) -> None:
+        data = {case.id: case.sha256 for case in self.project.pool.cases(Split.TEST)}
+        record_evaluation(self.registry, model, Split.TEST, data, scores)
 
     def _revised_in_this_round(self) -> set[str]:
         pool, selected = self.project.pool, {row.case_id for row in self.selected}
