@@ -2,155 +2,177 @@
 
 from __future__ import annotations
 
+import os
 import platform
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from ctune.data.files import read_json
-from ctune.data.nifti import read_labels, read_mask
-from ctune.evaluate import ClassSummary, Continual, continual_metrics, read_scores, summarise
+from ctune.errors import RoundError
+from ctune.evaluate import CaseScore, ClassSummary, continual_metrics, read_scores, summarise
 from ctune.project import Project
+from ctune.report.data import HeadFacts, ModelFacts, ReportData, RoundSummary, SelectedCase
+from ctune.report.pictures import MaskFiles, predicted_files, selected_views, test_views
+from ctune.revise import compare
 from ctune.round import RoundState, folder_of
-from ctune.round.predicted import PredictedMasks
-from ctune.select import Selected, read_csv
-from ctune.types import Grid, Mask, Source, Volume
+from ctune.select import read_csv
+from ctune.types import AnnotationRecord, Source
 
+if TYPE_CHECKING:
+    from registry import Registry
 
-@dataclass(frozen=True, eq=False)
-class Overlay:
-    """One case to look at: ct (X, Y, Z) float32, masks {class: (X, Y, Z) uint8}, attention (X, Y, Z) uint8."""
-
-    case_id: str
-    caption: str
-    ct: Volume
-    grid: Grid
-    predicted: Mapping[str, Mask]
-    truth: Mapping[str, Mask]
-    attention: npt.NDArray[np.int32] | None
-
-
-@dataclass(frozen=True)
-class RoundReport:
-    """One round: what was selected and why, what the expert did, what the tuning did."""
-
-    state: RoundState
-    selected: tuple[Selected, ...]
-    expert_minutes: float
-    revised_masks: int
-    losses: Mapping[str, Sequence[float]]
-
-
-@dataclass(frozen=True, eq=False)
-class ReportData:
-    """Everything on the page. stages: {class: summary of the test scores} before the first round and after each."""
-
-    title: str
-    classes: tuple[str, ...]
-    base_classes: tuple[str, ...]
-    stages: tuple[Mapping[str, ClassSummary], ...]
-    rounds: tuple[RoundReport, ...]
-    overlays: tuple[Overlay, ...]
-    continual: Continual | None
-    seconds: float
-    machine: Mapping[str, str]
-    facts: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def stage_names(self) -> tuple[str, ...]:
-        return ("before", *(f"round {r.state.number}" for r in self.rounds))
+PACKAGES = ("ctune", "torch", "monai", "numpy", "nibabel")
+"""Whose versions stand on the page."""
 
 
 def report_of(
-    project: Project, states: Sequence[RoundState], *, truth: Path | None = None, seconds: float = 0.0
+    project: Project,
+    states: Sequence[RoundState],
+    *,
+    truth: Path | None = None,
+    seconds: float = 0.0,
+    tests: int = 2,
 ) -> ReportData:
-    """The report of a project after `states`; `truth` is the hidden truth of a simulated expert, for the pictures."""
-    numbers = [0, *(s.number for s in states)]
-    stages = tuple(summarise(read_scores(folder_of(project, n) / "evaluation")) for n in numbers)
-    base_classes = tuple(stages[0])
-    classes = (*base_classes, *(c for c in stages[-1] if c not in base_classes))
+    """The report of a project after the finished rounds `states`, oldest first.
+
+    `truth` is the hidden truth of a simulated expert, for the pictures; without it they show what the expert revised.
+    `tests` test cases are predicted again by the first and the last model; 0 draws none. Raises RoundError when there
+    is no round or one is not finished.
+    """
+    if not states or (open_ := next((s for s in states if s.next_arrow), None)):
+        what = f"round {open_.number} before its {open_.next_arrow}" if states and open_ else "no round"
+        raise RoundError(f"expected finished rounds to report on, got {what}; run `ctune round resume` first")
+    scores = [_scores(project, n) for n in (0, *(s.number for s in states))]
+    evaluations = tuple(summarise(s) for s in scores)
+    registry = project.open_registry()
+    order = project.config.class_list.names
+    base_classes = _in_order(_heads(registry, states[0].model), order)
+    revised = _in_order({c for s in states for c in s.classes}, order)
+    classes = tuple(dict.fromkeys((*base_classes, *revised, *evaluations[-1])))
     return ReportData(
         title=project.config.name,
         classes=classes,
         base_classes=base_classes,
-        stages=stages,
+        evaluations=evaluations,
         rounds=tuple(_round(project, s) for s in states),
-        overlays=tuple(_overlays(project, states, truth)),
-        continual=_continual(stages, classes),
-        seconds=seconds,
+        model=_model(registry, states[-1], classes),
+        cases=dict(Counter(c.split.value for c in project.pool.cases())),
+        seconds=seconds or sum(a.seconds for s in states for a in s.arrows.values()),
+        seed=project.config.seed,
         machine=_machine(),
-        facts=_facts(project, states),
+        versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        views=tuple(selected_views(project, states, truth)),
+        tests=tuple(test_views(project, states, scores[-1], tests)),
+        nsd_tolerance_mm=project.config.evaluation.nsd_tolerance_mm,
+        bwt=_transfer(evaluations, base_classes, classes),
     )
 
 
-def _round(project: Project, state: RoundState) -> RoundReport:
+# Numbers ------------------------------------------------------------------------------------------------------------
+
+
+def _scores(project: Project, number: int) -> list[CaseScore]:
+    """Scores after a round; none where nobody measured the first model before its first round."""
+    folder = folder_of(project, number) / "evaluation"
+    return read_scores(folder) if (folder / "scores.json").exists() else []
+
+
+def _round(project: Project, state: RoundState) -> RoundSummary:
     folder = folder_of(project, state.number)
-    selected = tuple(read_csv(folder / "selection.csv"))
-    masks = [
-        a
-        for row in selected
-        for a in project.pool.annotations(row.case_id)
-        if a.source == Source.REVISED and a.round == state.number
-    ]
-    minutes = sum(a.seconds or 0.0 for a in masks) / 60
-    losses = read_json(folder / "heads" / "tuning.json")["losses"]
-    return RoundReport(state, selected, minutes, len(masks), losses)
-
-
-def _continual(stages: Sequence[Mapping[str, ClassSummary]], classes: Sequence[str]) -> Continual | None:
-    table = np.array(
-        [[s[c].dice if c in s and s[c].dice is not None else np.nan for c in classes] for s in stages],
-        dtype=float,
+    rows, seconds, changed, masks = [], 0.0, 0.0, 0
+    for row in read_csv(folder / "selection.csv"):
+        records = _revised(project, row.case_id, state.number)
+        ml, took = _changed_ml(project, folder, row.case_id, records), sum(a.seconds or 0.0 for a in records)
+        known = (took, ml) if records else (None, None)
+        rows.append(SelectedCase(row.rank, row.case_id, row.score, row.reason, *known))
+        seconds, changed, masks = seconds + took, changed + ml, masks + len(records)
+    tune = state.arrows["tune"].summary
+    return RoundSummary(
+        number=state.number,
+        name=state.name,
+        revised_classes=state.classes,
+        strategy=state.strategy,
+        selected=tuple(rows),
+        expert=state.expert,
+        simulated=state.truth is not None,
+        revised_masks=masks,
+        expert_seconds=seconds,
+        changed_ml=changed,
+        losses=read_json(folder / "heads" / "tuning.json")["losses"],
+        seconds={name: arrow.seconds for name, arrow in state.arrows.items()},
+        cache_seconds=tune.get("cache_seconds") or 0.0,
+        max_abs_logit_change=tune.get("unrevised_max_abs_logit_change"),
+        compared_logits=tune.get("compared_logits") or 0,
     )
-    measured = ~np.isnan(table[-1])
-    return continual_metrics(table[:, measured]) if measured.any() else None
 
 
-def _overlays(project: Project, states: Sequence[RoundState], truth: Path | None) -> list[Overlay]:
-    """The case that came first in each round, and the one in the middle of the last list."""
-    picked = [(s, read_csv(folder_of(project, s.number) / "selection.csv")) for s in states]
-    wanted = [(s, rows[0]) for s, rows in picked if rows]
-    wanted += [(s, rows[len(rows) // 2]) for s, rows in picked[-1:] if len(rows) > 2]
-    return [_overlay(project, state, row, truth) for state, row in wanted]
+def _revised(project: Project, case_id: str, number: int) -> list[AnnotationRecord]:
+    found = project.pool.annotations(case_id)
+    return [a for a in found if a.source == Source.REVISED and a.round == number]
 
 
-def _overlay(project: Project, state: RoundState, row: Selected, truth: Path | None) -> Overlay:
-    folder, case = folder_of(project, state.number), project.pool.load(row.case_id)
-    predicted = PredictedMasks(project, folder / "predictions")[row.case_id]
-    hidden: dict[str, Mask] = {}
-    for name in project.config.classes:
-        path = (truth or Path()) / row.case_id / "segmentations" / f"{name}.nii.gz"
-        if truth is not None and path.exists():
-            hidden[name] = read_mask(path, case.grid, f"case {row.case_id}, {name}")
-    attention = read_labels(folder / "attention" / f"{row.case_id}.nii.gz", case.grid, f"case {row.case_id}")
-    caption = f"{row.case_id}, number {row.rank} of round {state.number}'s list: {row.reason}"
-    return Overlay(row.case_id, caption, case.volume, case.grid, predicted, hidden, attention)
+def _changed_ml(project: Project, folder: Path, case_id: str, records: Sequence[AnnotationRecord]) -> float:
+    """How much of the prediction the expert changed; a class that was not predicted counts as predicted empty."""
+    grid = project.pool.grid(case_id)
+    before = MaskFiles(predicted_files(folder, case_id), grid)
+    return sum(compare(before.get(a.class_name), project.pool.read(a).mask, grid)[2] for a in records)
+
+
+def _transfer(
+    evaluations: Sequence[Mapping[str, ClassSummary]], base_classes: Sequence[str], classes: Sequence[str]
+) -> dict[str, float]:
+    """Backward transfer over the base's classes and over all, of those that the last stage measured."""
+    out = {}
+    for what, names in (("the base's classes", base_classes), ("all classes", classes)):
+        dice = [[s[c].dice if c in s else None for c in names] for s in evaluations]
+        table = np.array([[np.nan if d is None else d for d in row] for row in dice], dtype=np.float64)
+        measured = ~np.isnan(table[-1])
+        if measured.any() and not np.isnan(table[:-1, measured]).all():
+            out[what] = continual_metrics(table[:, measured]).bwt
+    return out
+
+
+# Models -------------------------------------------------------------------------------------------------------------
+
+
+def _heads(registry: Registry, model: str) -> tuple[str, ...]:
+    record = registry.record_of(model)
+    return tuple(record.heads) if record.kind == "model" else ()
+
+
+def _in_order(names: Iterable[str], order: Sequence[str]) -> tuple[str, ...]:
+    """As the project lists its classes; those that it does not list come last, by name."""
+    return tuple(sorted(names, key=lambda n: (order.index(n) if n in order else len(order), n)))
+
+
+def _model(registry: Registry, state: RoundState, order: Sequence[str]) -> ModelFacts:
+    digest = registry.resolve(f"sha256:{state.model_out}")
+    record = registry.record_of(digest)
+    assert record.kind == "model"
+    base = registry.record_of(record.base)
+    assert base.kind == "base"
+    numbers = [v.version for v in registry.versions(state.name) if v.digest == digest]
+    heads = []
+    for name in _in_order(record.heads, order):
+        head_digest = record.heads[name]
+        head = registry.record_of(head_digest)
+        assert head.kind == "head"
+        sources = dict(sorted(Counter(a.source for a in head.annotations).items()))
+        heads.append(HeadFacts(name, head_digest, head.head_kind, head.round, sources, head.experts))
+    reference = f"{state.name}:{numbers[-1]}" if numbers else state.name
+    return ModelFacts(reference, digest, record.base, base.fingerprint, base.architecture, tuple(heads))
 
 
 def _machine() -> dict[str, str]:
     import torch
 
+    cpu = f"{os.cpu_count()} CPU cores, {torch.get_num_threads()} used"
     return {
         "system": f"{platform.system()} {platform.machine()}",
-        "device": torch.cuda.get_device_name()
-        if torch.cuda.is_available()
-        else f"CPU, {torch.get_num_threads()} threads",
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("ctune", "torch", "monai", "numpy")},
-    }
-
-
-def _facts(project: Project, states: Sequence[RoundState]) -> dict[str, Any]:
-    cases = project.pool.cases()
-    return {
-        "seed": project.config.seed,
-        "cases": {split: sum(c.split == split for c in cases) for split in ("pool", "validation", "test")},
-        "base": project.config.base.architecture,
-        "model": states[-1].model_out if states else None,
-        "base_fingerprint": states[-1].arrows["tune"].summary.get("base_fingerprint") if states else None,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else cpu,
     }
