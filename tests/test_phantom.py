@@ -77,6 +77,20 @@ def test_threads_do_not_change_a_byte() -> None:
     assert len(found) == 1
 
 
+def test_other_phantoms_are_another_version() -> None:
+    """A cohort on disk grows only with phantoms of its own kind: whoever changes them changes VERSION, and this."""
+    phantom = make_phantom(0, 0)
+    counts = {
+        name: int(phantom.masks[name].sum()) for name in ("liver", "kidney_left", "pancreas", "gall_bladder")
+    }
+    assert cohort.VERSION == 2
+    assert counts == pytest.approx(
+        {"liver": 5034, "kidney_left": 286, "pancreas": 223, "gall_bladder": 77}, rel=0.03
+    )
+    air = phantom.case.volume[:, -2:, :]
+    assert air.std() == pytest.approx(21.2, rel=0.03)
+
+
 # Anatomy
 
 
