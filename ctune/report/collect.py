@@ -19,7 +19,7 @@ from ctune.project import Project
 from ctune.report.data import HeadFacts, ModelFacts, ReportData, RoundSummary, SelectedCase
 from ctune.report.pictures import MaskFiles, predicted_files, selected_views, test_views
 from ctune.revise import compare
-from ctune.round import RoundState, folder_of
+from ctune.round import ARROWS, RoundState, folder_of
 from ctune.select import read_csv
 from ctune.types import AnnotationRecord, Source
 
@@ -44,9 +44,14 @@ def report_of(
     `tests` test cases are predicted again by the first and the last model; 0 draws none. Raises RoundError when there
     is no round or one is not finished.
     """
-    if not states or (open_ := next((s for s in states if s.next_arrow), None)):
-        what = f"round {open_.number} before its {open_.next_arrow}" if states and open_ else "no round"
-        raise RoundError(f"expected finished rounds to report on, got {what}; run `ctune round resume` first")
+    if not states:
+        raise RoundError("expected a finished round to report on, got none; run `ctune round start` first")
+    for state in states:
+        if state.next_arrow:
+            raise RoundError(
+                f"expected finished rounds to report on, got round {state.number} before its {state.next_arrow}; "
+                "run `ctune round resume` first"
+            )
     scores = [_scores(project, n) for n in (0, *(s.number for s in states))]
     evaluations = tuple(summarise(s) for s in scores)
     registry = project.open_registry()
@@ -104,7 +109,7 @@ def _round(project: Project, state: RoundState) -> RoundSummary:
         expert_seconds=seconds,
         changed_ml=changed,
         losses=read_json(folder / "heads" / "tuning.json")["losses"],
-        seconds={name: arrow.seconds for name, arrow in state.arrows.items()},
+        seconds={name: state.arrows[name].seconds for name in ARROWS if name in state.arrows},
         cache_seconds=tune.get("cache_seconds") or 0.0,
         max_abs_logit_change=tune.get("unrevised_max_abs_logit_change"),
         compared_logits=tune.get("compared_logits") or 0,

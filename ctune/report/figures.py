@@ -107,7 +107,7 @@ def _axes(height: float, bottom: float = 0.3) -> tuple[Any, Any]:
 
     figure = Figure(figsize=(_WIDTH, height))
     figure.patch.set_alpha(0)
-    axes = figure.add_axes((0.075, bottom / height, 0.925 - _LABELS / _WIDTH, 1 - (bottom + 0.12) / height))
+    axes = figure.add_axes((0.095, bottom / height, 0.905 - _LABELS / _WIDTH, 1 - (bottom + 0.12) / height))
     axes.patch.set_alpha(0)
     axes.tick_params(colors=_INK, labelsize=9, length=0, pad=5)
     axes.grid(axis="y", color=_INK, alpha=0.13, linewidth=0.7)

@@ -10,7 +10,6 @@ from ctune.report.data import ReportData, RoundSummary
 from ctune.report.figures import dice_by_round, forgetting, tuning_loss
 from ctune.report.overlays import picture
 from ctune.report.palette import ON_BLACK, ON_DARK, ON_WHITE
-from ctune.round import ARROWS
 
 NOTHING = "\N{EN DASH}"
 """In place of what was not measured."""
@@ -45,7 +44,6 @@ def render(data: ReportData) -> str:
         data=data,
         numbers=numbers,
         tints={"white": ON_WHITE, "dark": ON_DARK, "black": ON_BLACK},
-        arrows=ARROWS,
         dice=dice_by_round(data),
         forgetting=forgetting(data),
         losses=[tuning_loss(data, r) for r in data.rounds],
