@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import date
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -192,7 +193,7 @@ def test_the_same_data_gives_the_same_bytes(tmp_path: Path) -> None:
         write_report(tmp_path / name, data())
     first = (tmp_path / "a.html").read_bytes()
     assert first == (tmp_path / "b.html").read_bytes()
-    assert b"20" + b"26-" not in first, "nothing of today is on the page"
+    assert str(date.today()).encode() not in first, "nothing of today is on the page"
 
 
 def test_counts_stand_beside_every_mean() -> None:
@@ -214,7 +215,7 @@ def test_what_happened_is_told() -> None:
 @pytest.mark.parametrize(
     ("changes", "told", "untold"),
     [
-        ({"rounds": (one_round(1), one_round(2, max_abs_logit_change=3e-7))}, "3e-07", "nothing forgotten"),
+        ({"rounds": (one_round(1, max_abs_logit_change=3e-7),) * 2}, "3e-07", "exactly 0"),
         ({"rounds": (one_round(1, max_abs_logit_change=None),) * 2}, "not compared", "exactly 0"),
         ({"rounds": (one_round(1, compared_logits=0), one_round(2, compared_logits=0))}, "nothing to compare", "bit for bit"),
         (
@@ -229,7 +230,7 @@ def test_nothing_forgotten_is_only_said_when_it_holds(
     changes: Mapping[str, object], told: str, untold: str
 ) -> None:
     text = Page(render(data(**changes))).text
-    assert told in text and untold not in text
+    assert told in text and untold not in text and "nothing forgotten" not in text
 
 
 def test_names_from_outside_are_escaped() -> None:

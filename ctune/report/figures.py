@@ -37,11 +37,7 @@ def dice_by_round(data: ReportData) -> str:
     """Mean test Dice of each class before the first round and after each; the base's classes solid, new ones dashed."""
     lines = []
     for name in data.classes:
-        points = [
-            (i, s[name].dice)
-            for i, s in enumerate(data.evaluations)
-            if name in s and s[name].dice is not None
-        ]
+        points = _measured(data, name)
         if points:
             xs, ys = zip(*points, strict=True)
             lines.append(_Line(xs, ys, data.number(name), _words(name), name not in data.base_classes))
@@ -54,18 +50,22 @@ def dice_by_round(data: ReportData) -> str:
 
 
 def forgetting(data: ReportData) -> str:
-    """Change of mean Dice of the base's classes since before the first round, each thin and their mean thick."""
+    """Change of mean Dice of the base's classes since each was first measured: each thin, their mean thick."""
     lines = []
     for name in data.base_classes:
-        first = data.evaluations[0][name].dice if name in data.evaluations[0] else None
-        if first is not None:
-            ys = [(s[name].dice or 0.0) - first if name in s else 0.0 for s in data.evaluations]
-            lines.append(_Line(range(len(ys)), ys, data.number(name), _words(name)))
+        points = _measured(data, name)
+        if points:
+            xs, ys = zip(*points, strict=True)
+            lines.append(_Line(xs, [y - ys[0] for y in ys], data.number(name), _words(name)))
     shown = [line for line in lines if max(map(abs, line.ys)) >= 0.005]
+    by_stage: dict[float, list[float]] = {}
+    for line in lines:
+        for x, y in zip(line.xs, line.ys, strict=True):
+            by_stage.setdefault(x, []).append(y)
     if lines:
-        mean = [sum(values) / len(lines) for values in zip(*(line.ys for line in lines), strict=True)]
-        rest = "mean" if shown else f"all {len(lines)}, and mean"
-        shown.append(_Line(range(len(mean)), mean, 0, rest))
+        stages = sorted(by_stage)
+        mean = [sum(by_stage[x]) / len(by_stage[x]) for x in stages]
+        shown.append(_Line(stages, mean, 0, "mean" if shown else f"all {len(lines)}, and mean"))
     figure, axes = _axes(2.4)
     reach = 1.25 * max([0.08, *(abs(y) for line in lines for y in line.ys)])
     axes.set_ylim(-reach, reach)
@@ -96,6 +96,12 @@ def tuning_loss(data: ReportData, report: RoundSummary) -> str:
     epochs = max((len(line.ys) for line in lines), default=1)
     axes.set_xlim(1 - 0.02 * epochs, epochs + 0.02 * epochs)
     return _svg(figure, f"loss-{report.number}", f"Loss of each head by epoch, round {report.number}")
+
+
+def _measured(data: ReportData, name: str) -> list[tuple[float, float]]:
+    """(stage, mean Dice) where a class was measured."""
+    found = ((i, s[name].dice) for i, s in enumerate(data.evaluations) if name in s)
+    return [(i, dice) for i, dice in found if dice is not None]
 
 
 def _words(name: str) -> str:
@@ -187,8 +193,9 @@ def _svg(figure: Any, name: str, about: str) -> str:
 
     with mpl.rc_context({"svg.hashsalt": "ctune", "svg.fonttype": "none", "font.family": "sans-serif"}):
         out = io.StringIO()
-        FigureCanvasSVG(figure).print_svg(out, metadata={"Date": None})
+        FigureCanvasSVG(figure).print_svg(out)
     text = out.getvalue()
+    # The block of metadata holds the time of drawing.
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
     # Namespaces and prefixes belong to files of their own; inside a page they are noise that looks like links.
     text = re.sub(r' (xmlns(:xlink)?|version)="[^"]*"', "", text).replace("xlink:href", "href")

@@ -38,6 +38,7 @@ def render(data: ReportData) -> str:
         "duration": duration,
         "listed": listed,
         "reason": reason,
+        "change": change_of,
     }
     numbers = {name: data.number(name) for name in data.classes}
     return environment.get_template("page.html").render(
@@ -60,8 +61,7 @@ def logits(data: ReportData, name: str) -> str:
     parts = [f"revised: {', '.join(str(r.number) for r in tuned)}"] if tuned else []
     if held:
         changes = [r.max_abs_logit_change for r in held]
-        known = [c for c in changes if c is not None]
-        change = "not compared" if len(known) < len(changes) else change_of(max(known))
+        change = change_of(None if None in changes else max(c for c in changes if c is not None))
         parts.append(f"else {change}" if tuned else change)
     return ", ".join(parts) or NOTHING
 
@@ -71,8 +71,10 @@ def _had_head(data: ReportData, report: RoundSummary, name: str) -> bool:
     return name in data.base_classes or any(name in r.revised_classes for r in earlier)
 
 
-def change_of(value: float) -> str:
-    """A change of logits in words: nothing is rounded down to 0."""
+def change_of(value: float | None) -> str:
+    """A change of logits in words: nothing is rounded down to 0, and what was not compared is not called 0."""
+    if value is None:
+        return "not compared"
     return "exactly 0" if value == 0 else f"{value:.2g}"
 
 
