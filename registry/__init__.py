@@ -1,17 +1,26 @@
 """A versioned registry of models that are a base plus one head a class. A leaf: it knows neither torch nor ctune."""
 
-from registry.catalog import Event, Version
-from registry.records import AnnotationUsed, BaseRecord, EvaluationRecord, HeadRecord, ModelRecord
-from registry.registry import Registry
+from registry.catalog import Name, Version
+from registry.records import (
+    AnnotationUsed,
+    BaseRecord,
+    EvaluationRecord,
+    EventRecord,
+    HeadRecord,
+    ModelRecord,
+)
+from registry.registry import Loaded, Registry
 from registry.verify import VerifyReport
 
 __all__ = [
     "AnnotationUsed",
     "BaseRecord",
     "EvaluationRecord",
-    "Event",
+    "EventRecord",
     "HeadRecord",
+    "Loaded",
     "ModelRecord",
+    "Name",
     "Registry",
     "VerifyReport",
     "Version",

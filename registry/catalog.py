@@ -1,67 +1,22 @@
 """The catalog: what is registered, under which names, in SQL.
 
-SQLite in WAL mode by default; any SQLAlchemy URL works. Versions are rows that never change; an alias is one row that
-moves, and every move is an event.
+Records and versions are rows that never change; an alias is one row that moves, and every move is an event. What changes
+something happens in one transaction with its event.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import IntegrityError as SQLIntegrityError
 
-from registry.errors import NewerCatalogError, NotFoundError, RegistryError
-
-SCHEMA = 1
-"""Version of the tables below."""
-
-_tables = sa.MetaData()
-meta = sa.Table(
-    "meta",
-    _tables,
-    sa.Column("key", sa.String, primary_key=True),
-    sa.Column("value", sa.String, nullable=False),
-)
-records = sa.Table(
-    "records",
-    _tables,
-    sa.Column("digest", sa.String(64), primary_key=True),
-    sa.Column("kind", sa.String(16), nullable=False),
-    sa.Column("subject", sa.String(64), index=True),
-    sa.Column("created", sa.String, nullable=False),
-    sa.Column("measured", sa.JSON, nullable=False),
-)
-versions = sa.Table(
-    "versions",
-    _tables,
-    sa.Column("name", sa.String(128), primary_key=True),
-    sa.Column("version", sa.Integer, primary_key=True),
-    sa.Column("digest", sa.String(64), sa.ForeignKey("records.digest"), nullable=False, index=True),
-    sa.Column("created", sa.String, nullable=False),
-    sa.Column("note", sa.String, nullable=False),
-)
-aliases = sa.Table(
-    "aliases",
-    _tables,
-    sa.Column("name", sa.String(128), primary_key=True),
-    sa.Column("alias", sa.String(128), primary_key=True),
-    sa.Column("version", sa.Integer, nullable=False),
-)
-events = sa.Table(
-    "events",
-    _tables,
-    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
-    sa.Column("time", sa.String, nullable=False),
-    sa.Column("actor", sa.String, nullable=False),
-    sa.Column("action", sa.String(32), nullable=False),
-    sa.Column("name", sa.String(128), nullable=False),
-    sa.Column("details", sa.JSON, nullable=False),
-)
+from registry.database import Database
+from registry.errors import ExistsError, NotFoundError, RegistryError
+from registry.records import EventRecord, canonical, digest_of
+from registry.tables import aliases, events, records, versions
 
 
 @dataclass(frozen=True)
@@ -74,177 +29,274 @@ class Version:
     created: str
     note: str
 
+    def __str__(self) -> str:
+        return f"{self.name}:{self.version}"
+
 
 @dataclass(frozen=True)
-class Event:
-    """One thing that happened: who did what to which name, when."""
+class Name:
+    """A name at a glance: its newest version, how many there are, {alias: version}."""
 
-    time: str
-    actor: str
-    action: str
     name: str
-    details: dict[str, Any]
+    versions: int
+    latest: Version
+    aliases: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A record as it is kept: `body` is its canonical JSON."""
+
+    digest: str
+    kind: str
+    subject: str | None
+    body: bytes
+    measured: Mapping[str, Any]
+    created: str
+    renewed: str
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Everything in the catalog at one moment; `events` are (digest, canonical JSON)."""
+
+    records: list[Row]
+    versions: list[Version]
+    aliases: Mapping[tuple[str, str], int]
+    events: list[tuple[str, bytes]]
 
 
 class Catalog:
-    """The tables behind one URL; made when they are not there."""
+    """What the tables of one database say. Raises RegistryError when the database refuses."""
 
-    def __init__(self, url: str) -> None:
-        self.engine = sa.create_engine(url)
-        if self.engine.dialect.name == "sqlite":
-            sa.event.listen(self.engine, "connect", _on_connect)
-            sa.event.listen(self.engine, "begin", _begin_immediate)
-        with self._writing() as db:
-            _tables.create_all(db)
-            found = db.execute(sa.select(meta.c.value).where(meta.c.key == "schema")).scalar()
-            if found is None:
-                db.execute(meta.insert().values(key="schema", value=str(SCHEMA)))
-            elif int(found) > SCHEMA:
-                raise NewerCatalogError(
-                    f"expected a catalog of schema {SCHEMA} or older, got {found}; it was written by a newer ctune: update this one"
-                )
+    def __init__(self, database: Database) -> None:
+        self.database = database
 
-    @contextmanager
-    def _writing(self) -> Iterator[sa.Connection]:
-        try:
-            with self.engine.begin() as db:
-                yield db
-        except sa.exc.OperationalError as error:
-            raise RegistryError(
-                f"expected to write the catalog {self.engine.url!r}, got: {error.orig}; "
-                "check that the disk has room and may be written, and try again"
-            ) from None
+    def snapshot(self) -> Snapshot:
+        """Everything, as it is at one moment."""
+        with self.database.reading() as db:
+            return Snapshot(
+                [_row(row) for row in db.execute(sa.select(records).order_by(records.c.created))],
+                [Version(*row) for row in db.execute(sa.select(versions))],
+                {(row.name, row.alias): row.version for row in db.execute(sa.select(aliases))},
+                [
+                    (row.digest, bytes(row.body))
+                    for row in db.execute(sa.select(events.c.digest, events.c.body).order_by(events.c.id))
+                ],
+            )
 
     # Records ------------------------------------------------------------------------------------------------------
 
-    def add_record(self, digest: str, kind: str, subject: str | None, measured: dict[str, Any]) -> bool:
-        """Note a record; False when it was known already (then `measured` of the first time stays)."""
-        with self._writing() as db:
-            if db.execute(sa.select(records.c.digest).where(records.c.digest == digest)).first():
-                return False
-            row = {
-                "digest": digest,
-                "kind": kind,
-                "subject": subject,
-                "created": _now(),
-                "measured": measured,
-            }
-            db.execute(records.insert().values(row))
-            return True
+    def add_record(self, row: Row, check: Callable[[], None] = lambda: None) -> bool:
+        """Keep a record; False when it is known already: then only `renewed` changes.
 
-    def digests(self, kind: str | None = None, subject: str | None = None) -> list[str]:
-        """Digests of all records (of a kind, about a subject), oldest first."""
-        query = sa.select(records.c.digest).order_by(records.c.created, records.c.digest)
-        if kind:
+        `check` runs while no clean-up can: what it finds there stays there.
+        """
+        with self.database.writing() as db:
+            check()
+            return _add(db, row)
+
+    def record(self, digest: str) -> Row | None:
+        """One record by its whole digest."""
+        with self.database.reading() as db:
+            row = db.execute(sa.select(records).where(records.c.digest == digest)).first()
+        return None if row is None else _row(row)
+
+    def records(self, kind: str | None = None, subject: str | None = None) -> list[Row]:
+        """All records (of a kind, about a subject), oldest first."""
+        query = sa.select(records).order_by(records.c.created, records.c.digest)
+        if kind is not None:
             query = query.where(records.c.kind == kind)
-        if subject:
+        if subject is not None:
             query = query.where(records.c.subject == subject)
-        with self.engine.connect() as db:
-            return list(db.execute(query).scalars())
+        with self.database.reading() as db:
+            return [_row(row) for row in db.execute(query)]
 
     def starting_with(self, prefix: str) -> list[str]:
-        """Digests of records that begin with `prefix`."""
-        query = (
-            sa.select(records.c.digest).where(records.c.digest.startswith(prefix, autoescape=True)).limit(5)
-        )
-        with self.engine.connect() as db:
-            return list(db.execute(query).scalars())
+        """Digests of records that begin with `prefix`, five at most."""
+        here = (records.c.digest >= prefix) & (records.c.digest < prefix + "g")
+        with self.database.reading() as db:
+            return list(db.execute(sa.select(records.c.digest).where(here).limit(5)).scalars())
 
-    def measured(self, digest: str) -> dict[str, Any]:
-        """What was measured when the record was first registered."""
-        with self.engine.connect() as db:
-            found = db.execute(sa.select(records.c.measured).where(records.c.digest == digest)).scalar()
-        return dict(found or {})
+    def delete_records(self, choose: Callable[[], Iterable[str]], actor: str) -> list[str]:
+        """Delete the records that `choose` names, asked while nobody else can register."""
+        with self.database.writing() as db:
+            chosen = sorted(choose())
+            for start in range(0, len(chosen), 500):
+                db.execute(records.delete().where(records.c.digest.in_(chosen[start : start + 500])))
+            if chosen:
+                _log(db, actor, "gc", "", {"records": chosen})
+        return chosen
 
-    # Versions and aliases -----------------------------------------------------------------------------------------
+    # Versions -----------------------------------------------------------------------------------------------------
 
     def add_version(self, name: str, digest: str, actor: str, note: str) -> Version:
         """The next version of a name; numbers have no gaps, however many processes ask at once."""
-        for _ in range(100):
-            try:
-                with self._writing() as db:
-                    last = db.execute(
-                        sa.select(sa.func.max(versions.c.version)).where(versions.c.name == name)
-                    ).scalar()
-                    row = Version(name, (last or 0) + 1, digest, _now(), note)
-                    db.execute(versions.insert().values(**row.__dict__))
-                    _log(db, actor, "register", name, {"version": row.version, "digest": digest})
-                return row
-            except SQLIntegrityError:
-                # Another process took the number (databases without a write lock at the transaction's start).
-                continue
-        raise RegistryError(
-            f"expected to add a version of {name}, lost the race for its number 100 times; try again"
-        )
+        with self.database.writing() as db:
+            _must_be_here(db, digest)
+            last = db.execute(sa.select(sa.func.max(versions.c.version)).where(versions.c.name == name))
+            row = Version(name, (last.scalar() or 0) + 1, digest, now(), note)
+            db.execute(versions.insert().values(**row.__dict__))
+            _log(db, actor, "register", name, {"version": row.version, "digest": digest})
+        return row
 
-    def versions(self, name: str | None = None) -> list[Version]:
-        """All versions (of a name), by name and number."""
+    def adopt(
+        self, rows: Iterable[Row], version: Version | None, actor: str, origin: str, check: Callable[[], None]
+    ) -> bool:
+        """Take in records from elsewhere, and a version under the number it has there; False when all was here.
+
+        Raises ExistsError when that number means something else here.
+        """
+        with self.database.writing() as db:
+            check()
+            added = [row.digest for row in rows if _add(db, row)]
+            new = version is not None and not _is_here(db, version)
+            if version is not None and new:
+                db.execute(versions.insert().values(**version.__dict__))
+            if added or new:
+                named = {"version": version.version, "digest": version.digest} if version else {}
+                _log(db, actor, "adopt", version.name if version else "", {**named, "origin": origin})
+        return bool(added or new)
+
+    def versions(self, name: str | None = None, digest: str | None = None) -> list[Version]:
+        """All versions (of a name, of a model), by name and number."""
         query = sa.select(versions).order_by(versions.c.name, versions.c.version)
-        if name:
+        if name is not None:
             query = query.where(versions.c.name == name)
-        with self.engine.connect() as db:
-            return [Version(**row._mapping) for row in db.execute(query)]
+        if digest is not None:
+            query = query.where(versions.c.digest == digest)
+        with self.database.reading() as db:
+            return [Version(*row) for row in db.execute(query)]
 
     def version(self, name: str, number: int | None = None) -> Version:
         """One version of a name, by default the newest. Raises NotFoundError."""
-        query = (
-            sa.select(versions).where(versions.c.name == name).order_by(versions.c.version.desc()).limit(1)
-        )
+        query = sa.select(versions).where(versions.c.name == name)
+        query = query.order_by(versions.c.version.desc()).limit(1)
         if number is not None:
             query = query.where(versions.c.version == number)
-        with self.engine.connect() as db:
+        with self.database.reading() as db:
             row = db.execute(query).first()
         if row is None:
             wanted = name if number is None else f"{name}:{number}"
             raise NotFoundError(
                 f"expected a registered model, got {wanted!r}; `ctune registry list` names them"
             )
-        return Version(**row._mapping)
+        return Version(*row)
 
-    def set_alias(self, name: str, alias: str, version: int, actor: str) -> None:
-        """Point an alias at a version; where it pointed before stays in the events. Raises NotFoundError."""
+    def names(self) -> list[Name]:
+        """Every name at a glance."""
+        newest = (
+            sa.select(
+                versions.c.name, sa.func.max(versions.c.version).label("last"), sa.func.count().label("n")
+            )
+            .group_by(versions.c.name)
+            .subquery()
+        )
+        same = (versions.c.name == newest.c.name) & (versions.c.version == newest.c.last)
+        query = sa.select(versions, newest.c.n).join(newest, same).order_by(versions.c.name)
+        with self.database.reading() as db:
+            found = [(Version(*row[:5]), row[5]) for row in db.execute(query)]
+        pointing: dict[str, dict[str, int]] = {}
+        for (name, alias), number in self.aliases().items():
+            pointing.setdefault(name, {})[alias] = number
+        return [Name(latest.name, count, latest, pointing.get(latest.name, {})) for latest, count in found]
+
+    # Aliases ------------------------------------------------------------------------------------------------------
+
+    def move_alias(
+        self,
+        name: str,
+        alias: str,
+        version: int,
+        *,
+        actor: str,
+        action: str = "alias",
+        details: Mapping[str, Any] | None = None,
+        expected: int | None = -1,
+    ) -> None:
+        """Point an alias at a version; where it pointed before stays in the events.
+
+        Raises RegistryError when it no longer points at `expected` (None: nowhere; -1: anywhere), NotFoundError.
+        """
         self.version(name, version)
         here = (aliases.c.name == name) & (aliases.c.alias == alias)
-        with self._writing() as db:
+        with self.database.writing() as db:
             before = db.execute(sa.select(aliases.c.version).where(here)).scalar()
+            if expected not in (-1, before):
+                raise RegistryError(
+                    f"expected {name}@{alias} to point at version {expected} still, it was moved to {before} meanwhile; "
+                    "look at `ctune registry log --events` and decide again"
+                )
             if before is None:
                 db.execute(aliases.insert().values(name=name, alias=alias, version=version))
             else:
                 db.execute(aliases.update().where(here).values(version=version))
-            _log(db, actor, "alias", name, {"alias": alias, "from": before, "to": version})
+            _log(db, actor, action, name, {"alias": alias, "from": before, "to": version, **(details or {})})
 
     def aliases(self, name: str | None = None) -> dict[tuple[str, str], int]:
         """{(name, alias): version}."""
         query = sa.select(aliases).order_by(aliases.c.name, aliases.c.alias)
-        if name:
+        if name is not None:
             query = query.where(aliases.c.name == name)
-        with self.engine.connect() as db:
+        with self.database.reading() as db:
             return {(row.name, row.alias): row.version for row in db.execute(query)}
 
-    def events(self, name: str | None = None) -> list[Event]:
-        """Everything that happened (to a name), oldest first."""
-        query = sa.select(events).order_by(events.c.id)
-        if name:
+    # Events -------------------------------------------------------------------------------------------------------
+
+    def event_bodies(self, name: str | None = None) -> list[tuple[str, bytes]]:
+        """(digest, canonical JSON) of what happened (to a name), oldest first."""
+        query = sa.select(events.c.digest, events.c.body).order_by(events.c.id)
+        if name is not None:
             query = query.where(events.c.name == name)
-        with self.engine.connect() as db:
-            return [Event(r.time, r.actor, r.action, r.name, dict(r.details)) for r in db.execute(query)]
+        with self.database.reading() as db:
+            return [(row.digest, bytes(row.body)) for row in db.execute(query)]
+
+    def events(self, name: str | None = None) -> list[EventRecord]:
+        """Everything that happened (to a name), oldest first."""
+        return [EventRecord.model_validate_json(body) for _, body in self.event_bodies(name)]
 
 
-def _log(db: sa.Connection, actor: str, action: str, name: str, details: dict[str, Any]) -> None:
-    db.execute(events.insert().values(time=_now(), actor=actor, action=action, name=name, details=details))
-
-
-def _now() -> str:
+def now() -> str:
+    """The time in UTC, as it is stored: sorts as text."""
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
-def _on_connect(connection: Any, _: Any) -> None:
-    # SQLAlchemy begins transactions itself (see below); sqlite3's own late BEGIN would let two writers read first.
-    connection.isolation_level = None
-    for pragma in ("journal_mode = WAL", "synchronous = FULL", "busy_timeout = 30000", "foreign_keys = ON"):
-        connection.execute(f"PRAGMA {pragma}")
+def _add(db: sa.Connection, row: Row) -> bool:
+    here = records.c.digest == row.digest
+    if db.execute(sa.select(records.c.digest).where(here)).first():
+        db.execute(records.update().where(here).values(renewed=row.renewed))
+        return False
+    db.execute(records.insert().values(**row.__dict__))
+    return True
 
 
-def _begin_immediate(db: sa.Connection) -> None:
-    # A writer takes its lock before it reads, so that the number it reads is still the last when it writes.
-    db.exec_driver_sql("BEGIN IMMEDIATE")
+def _must_be_here(db: sa.Connection, digest: str) -> None:
+    if not db.execute(sa.select(records.c.digest).where(records.c.digest == digest)).first():
+        raise NotFoundError(
+            f"expected a registered record, got sha256:{digest[:12]}; register it again, then name it"
+        )
+
+
+def _is_here(db: sa.Connection, version: Version) -> bool:
+    here = (versions.c.name == version.name) & (versions.c.version == version.version)
+    found = db.execute(sa.select(versions.c.digest).where(here)).scalar()
+    if found not in (None, version.digest):
+        raise ExistsError(
+            f"expected {version} to be free or sha256:{version.digest[:12]}, here it is sha256:{found[:12]}; a version "
+            "never changes: take it in under another name"
+        )
+    return found is not None
+
+
+def _log(db: sa.Connection, actor: str, action: str, name: str, details: Mapping[str, Any]) -> None:
+    previous = db.execute(sa.select(events.c.digest).order_by(events.c.id.desc()).limit(1)).scalar()
+    event = EventRecord(
+        time=now(), actor=actor, action=action, name=name, details=dict(details), previous=previous
+    )
+    body = canonical(event)
+    db.execute(events.insert().values(name=name, body=body, digest=digest_of(body)))
+
+
+def _row(row: Any) -> Row:
+    kept = dict(row._mapping)
+    return Row(**{**kept, "body": bytes(kept["body"]), "measured": dict(kept["measured"] or {})})

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from registry.errors import IntegrityError
+from registry.errors import IntegrityError, RegistryError
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 """sha256 in hexadecimal."""
@@ -97,19 +97,41 @@ class EvaluationRecord(Record):
     settings: dict[str, Any] = Field(default_factory=dict)
 
 
+class EventRecord(Record):
+    """One thing that happened: who did what to which name, when.
+
+    `previous` is the digest of the event before it, so that none can be changed or left out unseen.
+    """
+
+    kind: Literal["event"] = "event"
+    time: str
+    actor: str
+    action: str
+    name: str
+    details: dict[str, Any]
+    previous: Digest | None = None
+
+
 AnyRecord = BaseRecord | HeadRecord | ModelRecord | EvaluationRecord
 _READER: TypeAdapter[AnyRecord] = TypeAdapter(Annotated[AnyRecord, Field(discriminator="kind")])
 
 
-def canonical(record: AnyRecord) -> bytes:
-    """The record as canonical JSON: keys sorted, no white space, UTF-8."""
-    return json.dumps(
-        record.model_dump(mode="json"),
-        sort_keys=True,
-        separators=(",", ":"),
-        ensure_ascii=False,
-        allow_nan=False,
-    ).encode()
+def canonical(record: AnyRecord | EventRecord) -> bytes:
+    """The record as canonical JSON: keys sorted, no white space, UTF-8. Raises RegistryError for NaN and infinities."""
+    try:
+        text = json.dumps(
+            record.model_dump(mode="json"),
+            sort_keys=True,
+            separators=(",", ":"),
+            ensure_ascii=False,
+            allow_nan=False,
+        )
+        return text.encode()
+    except ValueError as error:
+        raise RegistryError(
+            f"expected finite numbers and Unicode text in the {record.kind} record, got: {error}; put None where "
+            "there is no number"
+        ) from None
 
 
 def digest_of(data: bytes) -> str:
@@ -118,7 +140,11 @@ def digest_of(data: bytes) -> str:
 
 
 def read_record(data: bytes, digest: str) -> AnyRecord:
-    """A record from canonical JSON. Raises IntegrityError when it is none that this version knows."""
+    """A record from its canonical JSON. Raises IntegrityError for other bytes, or a record this version does not know."""
+    if (got := digest_of(data)) != digest:
+        raise IntegrityError(
+            f"expected the record sha256:{digest[:12]}, got bytes of sha256:{got[:12]}; restore the catalog from a backup"
+        )
     try:
         return _READER.validate_json(data)
     except ValidationError as error:
@@ -141,3 +167,17 @@ def records_of(record: AnyRecord) -> tuple[str, ...]:
     if isinstance(record, ModelRecord):
         return (record.base, *record.heads.values())
     return (record.model,) if isinstance(record, EvaluationRecord) else ()
+
+
+def history_of(record: AnyRecord) -> tuple[str, ...]:
+    """Digests of the records that a record came from; they may be elsewhere."""
+    if isinstance(record, HeadRecord):
+        return (record.parent,) if record.parent else ()
+    return record.parents if isinstance(record, BaseRecord | ModelRecord) else ()
+
+
+def subject_of(record: AnyRecord) -> str | None:
+    """What a record is found by: an evaluation by its model, a head by its class."""
+    if isinstance(record, EvaluationRecord):
+        return record.model
+    return record.class_name if isinstance(record, HeadRecord) else None

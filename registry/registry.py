@@ -1,31 +1,64 @@
-"""The registry: a store of blobs and a catalog of what they are.
+"""The registry: a store of weights and a catalog of what they are.
 
-The order of every registration is blob, record, row: a process that is killed between two leaves bytes that nobody refers
-to, never a row without its bytes.
+The order of every registration is blob, then rows in one transaction: a process that is killed between the two leaves bytes
+that nobody refers to, never a row without its bytes.
 """
 
 from __future__ import annotations
 
 import getpass
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from registry.catalog import Catalog, Event, Version
+from registry.catalog import Catalog, Name, Row, Version, now
+from registry.collect import GRACE_S, CollectReport, collect
+from registry.database import Database
 from registry.errors import IntegrityError, NotFoundError
-from registry.names import check_name, parse
+from registry.fit import check_fit
+from registry.folder import writing
+from registry.mirror import open_store
+from registry.names import check_name, check_text, parse
+from registry.places import read_places
 from registry.records import (
     AnyRecord,
+    BaseRecord,
     EvaluationRecord,
+    EventRecord,
     HeadRecord,
     ModelRecord,
     blobs_of,
     canonical,
+    digest_of,
     read_record,
     records_of,
+    subject_of,
 )
 from registry.store import Store
-from registry.verify import VerifyReport, verify
+from registry.verify import FingerprintOf, VerifyReport, verify
+from registry.weights import check_weights
+
+if TYPE_CHECKING:  # numpy comes with the gate: only a promotion needs it
+    from registry.gate import Gate
+    from registry.promote import Promotion
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model with the records and weights of its parts; weights are safetensors, checked."""
+
+    digest: str
+    record: ModelRecord
+    base: BaseRecord
+    heads: Mapping[str, HeadRecord]
+    registry: Registry
+
+    def base_weights(self) -> bytes:
+        return self.registry.get(self.base.weights)
+
+    def head_weights(self, class_name: str) -> bytes:
+        return self.registry.get(self.heads[class_name].weights)
 
 
 class Registry:
@@ -41,11 +74,19 @@ class Registry:
         self.store, self.catalog = store, catalog
 
     @classmethod
-    def open(cls, root: str | Path, catalog: str | None = None) -> Registry:
-        """The registry below `root`, made when it is not there; `catalog` is an SQLAlchemy URL, SQLite by default."""
+    def open(cls, root: str | Path, catalog: str | None = None, blobs: str | None = None) -> Registry:
+        """The registry in the folder `root`, made when it is not there.
+
+        catalog: an SQLAlchemy URL, by default SQLite in `root`. blobs: a folder or fsspec URL, by default `root`. A file
+        ``registry.toml`` in `root` may say both for all who open it. Raises NewerCatalogError for a registry that a newer
+        ctune has used; an older one is brought up to date after a backup.
+        """
         folder = Path(root)
-        folder.mkdir(parents=True, exist_ok=True)
-        return cls(Store(folder), Catalog(catalog or f"sqlite:///{folder.resolve() / 'catalog.sqlite'}"))
+        with writing(str(folder)):
+            folder.mkdir(parents=True, exist_ok=True)
+        places = read_places(folder)
+        url = catalog or places.catalog or f"sqlite:///{folder.resolve() / 'catalog.sqlite'}"
+        return cls(open_store(blobs or places.blobs or folder), Catalog(Database(url, folder / "backups")))
 
     # Content ------------------------------------------------------------------------------------------------------
 
@@ -61,44 +102,62 @@ class Registry:
         """Register a record and return its digest; the same record again adds nothing.
 
         `measured` is kept beside it (seconds, device): it is no part of its identity. Raises IntegrityError when something
-        that the record needs is not here.
+        that the record needs is not here, WeightsError when its weights are not safetensors, MismatchError when its parts
+        do not belong together.
         """
-        missing = [d for d in (*blobs_of(record), *records_of(record)) if d not in self.store]
-        if missing:
-            raise IntegrityError(
-                f"expected what the {record.kind} needs to be registered first, sha256:{missing[0][:12]} is not here; put it first"
-            )
-        digest = self.store.put(canonical(record))
-        self.catalog.add_record(digest, record.kind, _subject(record), dict(measured or {}))
-        return digest
+        for blob in blobs_of(record):
+            self.must_hold([blob])
+            what = f"the weights sha256:{blob[:12]} of a {record.kind}"
+            check_weights(self.store.read(blob), self.store.size(blob), what)
+        check_fit(record, self.known)
+        body = canonical(record)
+        row = Row(digest_of(body), record.kind, subject_of(record), body, dict(measured or {}), now(), now())
+        self.catalog.add_record(row, lambda: self._must_have_needs(record))
+        return row.digest
 
     def record_of(self, digest: str) -> AnyRecord:
-        """A record by its digest. Raises IntegrityError, NotFoundError."""
-        if digest not in self.store and not self.catalog.starting_with(digest):
+        """A record by its whole digest. Raises NotFoundError, IntegrityError."""
+        row = self.catalog.record(digest)
+        if row is None:
             raise NotFoundError(
                 f"expected a registered record, got sha256:{digest[:12]}; `ctune registry list` names what is here"
             )
-        return read_record(self.store.get(digest), digest)
+        return read_record(row.body, digest)
+
+    def known(self, digest: str) -> AnyRecord | None:
+        """A record by its whole digest, or None."""
+        row = self.catalog.record(digest)
+        return None if row is None else read_record(row.body, digest)
 
     def measured(self, digest: str) -> dict[str, Any]:
-        """What was measured when a record was registered."""
-        return self.catalog.measured(digest)
+        """What was measured when a record was first registered."""
+        row = self.catalog.record(digest)
+        return dict(row.measured) if row else {}
 
     def evaluations(self, model: str) -> list[EvaluationRecord]:
         """Evaluations of a model, oldest first."""
-        found = (self.record_of(d) for d in self.catalog.digests("evaluation", subject=model))
-        return [r for r in found if isinstance(r, EvaluationRecord)]
+        found = (read_record(r.body, r.digest) for r in self.catalog.records("evaluation", model))
+        return [record for record in found if isinstance(record, EvaluationRecord)]
+
+    def load(self, reference: str) -> Loaded:
+        """The model that a reference means, with its parts. Raises MismatchError when they do not belong together."""
+        digest = self.resolve(reference)
+        record = self._model(digest)
+        check_fit(record, self.known)
+        base = self.record_of(record.base)
+        heads = {name: self.record_of(head) for name, head in record.heads.items()}
+        assert isinstance(base, BaseRecord)
+        return Loaded(
+            digest, record, base, {n: h for n, h in heads.items() if isinstance(h, HeadRecord)}, self
+        )
 
     # Names --------------------------------------------------------------------------------------------------------
 
     def add_version(self, name: str, digest: str, *, actor: str | None = None, note: str = "") -> Version:
         """The next version of `name`. Raises InvalidNameError, and IntegrityError when `digest` is no model."""
         check_name(name)
-        if not isinstance(self.record_of(digest), ModelRecord):
-            raise IntegrityError(
-                f"expected sha256:{digest[:12]} to be a model; a version of a name is always one"
-            )
-        return self.catalog.add_version(name, digest, actor or _user(), note)
+        self._model(digest)
+        return self.catalog.add_version(name, digest, check_actor(actor), check_text(note))
 
     def resolve(self, reference: str) -> str:
         """The digest that a reference means. Raises InvalidNameError, NotFoundError."""
@@ -106,49 +165,109 @@ class Registry:
         if wanted.digest:
             found = self.catalog.starting_with(wanted.digest)
             if len(found) != 1:
-                got = "none" if not found else "several"
+                got = (
+                    "none; `ctune registry list` shows digests" if not found else "several; give more digits"
+                )
                 raise NotFoundError(
-                    f"expected one record that begins with sha256:{wanted.digest}, found {got}; give more digits"
+                    f"expected one record that begins with sha256:{wanted.digest}, found {got}"
                 )
             return found[0]
         assert wanted.name is not None
-        if wanted.alias is None:
-            return self.catalog.version(wanted.name, wanted.version).digest
-        version = self.catalog.aliases(wanted.name).get((wanted.name, wanted.alias))
-        if version is None:
-            raise NotFoundError(
-                f"expected an alias of {wanted.name}, got {wanted.alias!r}; `ctune registry alias {wanted.name}` names them"
-            )
-        return self.catalog.version(wanted.name, version).digest
+        number = wanted.version
+        if wanted.alias is not None:
+            number = self.aliases(wanted.name).get((wanted.name, wanted.alias))
+            if number is None:
+                raise NotFoundError(
+                    f"expected an alias of {wanted.name}, got {wanted.alias!r}; `ctune registry alias {wanted.name}` names them"
+                )
+        return self.catalog.version(wanted.name, number).digest
 
     def set_alias(self, name: str, alias: str, version: int, *, actor: str | None = None) -> None:
         """Point ``name@alias`` at a version. Raises InvalidNameError, NotFoundError."""
-        self.catalog.set_alias(check_name(name), check_name(alias, "alias"), version, actor or _user())
+        self.catalog.move_alias(
+            check_name(name), check_name(alias, "alias"), version, actor=check_actor(actor)
+        )
 
     def aliases(self, name: str | None = None) -> dict[tuple[str, str], int]:
         """{(name, alias): version}."""
         return self.catalog.aliases(name)
 
+    def names(self) -> list[Name]:
+        """Every name with its newest version and aliases."""
+        return self.catalog.names()
+
     def versions(self, name: str | None = None) -> list[Version]:
         """All versions (of a name)."""
         return self.catalog.versions(name)
 
-    def events(self, name: str | None = None) -> list[Event]:
+    def events(self, name: str | None = None) -> list[EventRecord]:
         """What happened (to a name), oldest first."""
         return self.catalog.events(name)
 
-    def verify(self) -> VerifyReport:
+    # Models of one another ------------------------------------------------------------------------------------------
+
+    def compose(self, base: str, heads: Mapping[str, str], *, note: str = "") -> str:
+        """See ``registry.compose.compose``."""
+        from registry.compose import compose
+
+        return compose(self, base, heads, note=check_text(note))
+
+    def promote(
+        self, reference: str, alias: str, *, gate: Gate | None = None, actor: str | None = None
+    ) -> Promotion:
+        """See ``registry.promote.promote``; without a gate the alias moves unasked."""
+        from registry.promote import promote
+
+        return promote(self, reference, alias, gate=gate, actor=check_actor(actor))
+
+    def rollback(self, reference: str, *, actor: str | None = None) -> Promotion:
+        """See ``registry.promote.rollback``."""
+        from registry.promote import rollback
+
+        return rollback(self, reference, actor=check_actor(actor))
+
+    # Care ---------------------------------------------------------------------------------------------------------
+
+    def verify(self, fingerprint_of: FingerprintOf | None = None) -> VerifyReport:
         """Hash everything again and look for what is missing, damaged or left over; nothing is changed."""
-        return verify(self.store, self.catalog)
+        return verify(self.store, self.catalog, fingerprint_of)
+
+    def collect(
+        self, *, dry: bool = True, grace_s: float = GRACE_S, actor: str | None = None
+    ) -> CollectReport:
+        """See ``registry.collect.collect``."""
+        return collect(self.store, self.catalog, actor=check_actor(actor), dry=dry, grace_s=grace_s)
+
+    def must_hold(self, blobs: Iterable[str]) -> None:
+        """Raise IntegrityError unless all these blobs are here."""
+        for blob in blobs:
+            if blob not in self.store:
+                raise IntegrityError(
+                    f"expected the blob sha256:{blob[:12]} to be here before what needs it; put it first"
+                )
+
+    def _must_have_needs(self, record: AnyRecord) -> None:
+        self.must_hold(blobs_of(record))
+        for need in records_of(record):
+            if self.catalog.record(need) is None:
+                raise IntegrityError(
+                    f"expected what the {record.kind} needs to be registered first, sha256:{need[:12]} is not here; "
+                    "register it first"
+                )
+
+    def _model(self, digest: str) -> ModelRecord:
+        record = self.record_of(digest)
+        if not isinstance(record, ModelRecord):
+            raise IntegrityError(
+                f"expected sha256:{digest[:12]} to be a model, it is a {record.kind}; name a model"
+            )
+        return record
 
 
-def _subject(record: AnyRecord) -> str | None:
-    if isinstance(record, EvaluationRecord):
-        return record.model
-    return record.class_name if isinstance(record, HeadRecord) else None
-
-
-def _user() -> str:
+def check_actor(actor: str | None) -> str:
+    """Who does it: as given, or the user of this process."""
+    if actor is not None:
+        return check_text(actor, "name of who does it")
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # no entry for this user id, as in some containers

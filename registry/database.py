@@ -1,0 +1,173 @@
+"""The database behind a catalog: SQLite in WAL mode or PostgreSQL, brought to the present form when it is opened.
+
+Writers take one lock for their whole transaction, in both databases: what a writer has read is still so when it writes.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from registry.errors import IntegrityError, NetworkFileSystemWarning, NewerCatalogError, RegistryError
+from registry.mounts import network_file_system
+from registry.tables import REVISION
+
+_LOCK = 0x6374756E65
+"""Key of the advisory lock of writers in PostgreSQL."""
+_PATIENCE_S = 60
+
+
+class Database:
+    """Connections to one catalog.
+
+    Raises NewerCatalogError for a catalog of a newer ctune, IntegrityError for a file that is no catalog, RegistryError when
+    it cannot be reached. `backups` is where a copy goes before tables change.
+    """
+
+    def __init__(self, url: str, backups: Path) -> None:
+        self.url = _url(url)
+        on_disk = self._is_sqlite and self.url.database not in (None, "", ":memory:")
+        self.file = Path(str(self.url.database)).resolve() if on_disk else None
+        self.read_only = self.file is not None and not _may_write(self.file)
+        if self.file and (kind := network_file_system(self.file)):
+            warnings.warn(
+                f"the catalog {self.file} lies on a network file system ({kind}), whose locks SQLite cannot rely on: keep "
+                "it on a local disk, or give a PostgreSQL URL as the catalog",
+                NetworkFileSystemWarning,
+                stacklevel=2,
+            )
+        self.engine = self._engine()
+        found = self._revision()
+        if found != REVISION:
+            from registry.migrate import migrate
+
+            with self._clear_errors():
+                migrate(self, found, backups)
+
+    @property
+    def _is_sqlite(self) -> bool:
+        return self.url.get_backend_name() == "sqlite"
+
+    @property
+    def _writer(self) -> dict[str, Any]:
+        return {} if self._is_sqlite else {"isolation_level": "READ COMMITTED"}
+
+    def sound(self) -> str | None:
+        """What SQLite finds wrong with its own file, or None."""
+        if not self._is_sqlite:
+            return None
+        with self.reading() as db:
+            found = str(db.exec_driver_sql("PRAGMA quick_check(1)").scalar())
+        return None if found == "ok" else found
+
+    @contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        """A connection that sees one state of the catalog."""
+        with self._clear_errors(), self.engine.connect() as db:
+            yield db
+
+    @contextmanager
+    def writing(self) -> Iterator[sa.Connection]:
+        """A transaction that no other writer interleaves with; it is kept whole or, on an error, not at all."""
+        if self.read_only:
+            raise RegistryError(
+                f"expected to write the catalog {self.file}, but it is read-only here; nothing was changed; get "
+                "access, or copy the registry to a place of your own"
+            )
+        with self._clear_errors(), self.engine.connect() as connection:
+            db = connection.execution_options(ctune_writes=True, **self._writer)
+            with db.begin():
+                if not self._is_sqlite:
+                    db.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+                yield db
+
+    def _engine(self) -> sa.Engine:
+        if not self._is_sqlite:
+            # As in SQLite: a reader sees one moment, a writer what the last one left when the lock became free.
+            return sa.create_engine(self.url, isolation_level="REPEATABLE READ")
+        url, arguments = self.url, {"timeout": _PATIENCE_S}
+        if self.read_only and self.file:
+            # Without the right to write, SQLite reads a WAL database only when told that nobody changes it, unless the
+            # files of a living writer are there.
+            alone = not self.file.with_name(self.file.name + "-wal").exists()
+            url = sa.make_url(
+                f"sqlite:///file:{self.file}?mode=ro&uri=true" + ("&immutable=1" if alone else "")
+            )
+        engine = sa.create_engine(url, connect_args=arguments)
+        if not self.read_only:
+            sa.event.listen(engine, "connect", _on_connect)
+        sa.event.listen(engine, "begin", _begin)
+        return engine
+
+    def _revision(self) -> str | None:
+        """The form of the tables that are there; None for an empty database."""
+        with self.reading() as db:
+            present = set(sa.inspect(db).get_table_names())
+            if "alembic_version" not in present:
+                if present & {"records", "versions"}:
+                    raise NewerCatalogError(
+                        f"expected a catalog that ctune made in {self.url!r}, got tables without a revision; move it "
+                        "aside and pull or import its models anew"
+                    )
+                return None
+            return db.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
+
+    @contextmanager
+    def _clear_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (sa.exc.OperationalError, sa.exc.InterfaceError) as error:
+            raise RegistryError(
+                f"expected to use the catalog {self.url!r}, got: {_first_line(error)}; nothing was half-written; check "
+                "that it can be reached and written and that its disk has room, and run the same again"
+            ) from None
+        except sa.exc.DatabaseError as error:
+            if isinstance(error, sa.exc.IntegrityError):
+                raise
+            raise IntegrityError(
+                f"expected a sound catalog in {self.url!r}, got: {_first_line(error)}; restore it from a backup"
+            ) from None
+
+
+def _url(text: str) -> sa.URL:
+    try:
+        url = sa.make_url(text)
+        backend = url.get_backend_name()
+    except sa.exc.ArgumentError:
+        raise RegistryError(
+            f"expected an SQLAlchemy URL of the catalog, got {text!r}; write sqlite:///FILE or postgresql://..."
+        ) from None
+    if backend not in ("sqlite", "postgresql"):
+        raise RegistryError(
+            f"expected a catalog in SQLite or PostgreSQL, got {backend}; choose one of the two"
+        )
+    # psycopg 3 is the driver of the extra `postgres`; SQLAlchemy's default would be its predecessor.
+    return url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url
+
+
+def _may_write(file: Path) -> bool:
+    if not file.exists():
+        return True
+    return os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)
+
+
+def _first_line(error: sa.exc.DBAPIError) -> str:
+    return next(iter(str(error.orig).splitlines()), type(error.orig).__name__)
+
+
+def _on_connect(connection: Any, _: Any) -> None:
+    # SQLAlchemy begins transactions itself (see below); sqlite3's own late BEGIN would let two writers read first.
+    connection.isolation_level = None
+    for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin(db: sa.Connection) -> None:
+    # A writer takes its lock before it reads, so that what it read is still so when it writes; readers take none.
+    db.exec_driver_sql("BEGIN IMMEDIATE" if db.get_execution_options().get("ctune_writes") else "BEGIN")
