@@ -226,7 +226,8 @@ def _mr() -> dict[str, Any]:
         "window": {"kind": "percentile"},
     }
     settings["classes"] = ("anterior", "posterior")
-    settings["importance"] = {"flips": ("y", "z")}
+    settings["train"] |= {"epochs": 12}
+    settings["tune"] |= {"epochs": 10}
     return settings
 
 

@@ -1,7 +1,7 @@
 """A simulated expert: knows the hidden truth, draws with an unsteady hand, and takes time.
 
 The time model is an assumption, stated so that minutes can be compared between strategies and never taken for measured:
-60 s to open a case, 15 s a class that is looked at, 4 s a slice in which something changes and 6 s a millilitre changed.
+60 s to open a case, 15 s a class that is looked at, 4 s a slice in which something changes and half a second a millilitre changed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ctune.project import Project
 from ctune.select import Selected
 from ctune.types import Grid, Mask, OnProgress, Progress, Revision, Source, silent
 
-OPEN_SECONDS, CLASS_SECONDS, SLICE_SECONDS, ML_SECONDS = 60.0, 15.0, 4.0, 6.0
+OPEN_SECONDS, CLASS_SECONDS, SLICE_SECONDS, ML_SECONDS = 60.0, 15.0, 4.0, 0.5
 
 
 def simulate(
