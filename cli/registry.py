@@ -1,4 +1,7 @@
-"""``ctune registry list|show|alias|verify``."""
+"""``ctune registry``: the table of its commands, and those that look: list, show, log, diff.
+
+Those that change a registry are in ``cli.registry_change``, those that check, clean and move it in ``cli.registry_keep``.
+"""
 
 from __future__ import annotations
 
@@ -6,165 +9,220 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli import registry_change, registry_keep
 from cli.options import ProjectDir
 from cli.output import AsJson, emit
+from cli.registry_options import Reference, RegistryDir, open_registry
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
+    from rich.tree import Tree
 
-    from registry import Registry
+    from registry.history import Difference, Node
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command("list")
-def list_(project: ProjectDir = None, as_json: AsJson = False) -> None:
-    """Every version of every model, with its aliases."""
-    registry = _open(project)
-    aliases = registry.aliases()
-    rows = [
-        {
-            **version.__dict__,
-            "aliases": [
-                a
-                for (name, a), number in aliases.items()
-                if (name, number) == (version.name, version.version)
-            ],
-        }
-        for version in registry.versions()
-    ]
+def list_(
+    name: Annotated[str | None, typer.Argument(help="List the versions of this model.")] = None,
+    project: ProjectDir = None,
+    registry: RegistryDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Every model with its newest version and aliases, or every version of one."""
+    opened = open_registry(project, registry)
+    if name is not None:
+        opened.resolve(name)
+        pointing: dict[int, list[str]] = {}
+        for (_, text), number in opened.aliases(name).items():
+            pointing.setdefault(number, []).append(text)
+        rows = [{**v.__dict__, "aliases": pointing.get(v.version, [])} for v in opened.versions(name)]
+        emit({"name": name, "versions": rows}, as_json, lambda console: console.print(_versions(rows)))
+        return
+    names = opened.names()
 
     def human(console: Console) -> None:
         from rich.table import Table
 
-        table = Table("model", "aliases", "digest", "registered", "note")
-        for row in rows:
-            created = str(row["created"])[:19].replace("T", " ")
+        table = Table("model", "versions", "aliases", "digest", "registered", "note")
+        for row in names:
+            aliases = " ".join(f"{a}={number}" for a, number in row.aliases.items())
+            latest = row.latest
             table.add_row(
-                f"{row['name']}:{row['version']}",
-                " ".join(row["aliases"]),
-                row["digest"][:12],
-                created,
-                row["note"],
-            )
-        console.print(table if rows else "nothing is registered yet; `ctune train` registers a first model")
+                str(latest), str(row.versions), aliases, latest.digest[:12], _time(latest.created), _text(latest.note)
+            )  # fmt: skip
+        console.print(table if names else "nothing is registered yet; `ctune train` registers a first model")
 
-    emit({"versions": rows}, as_json, human)
+    emit({"models": names}, as_json, human)
 
 
 @app.command()
 def show(
-    reference: Annotated[str, typer.Argument(help="NAME, NAME:VERSION, NAME@ALIAS or sha256:...")],
+    reference: Reference,
     project: ProjectDir = None,
+    registry: RegistryDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """One record: of a model its base, its head per class with round and data, its parents and its scores."""
-    registry = _open(project)
-    digest = registry.resolve(reference)
-    record = registry.record_of(digest)
-    document: dict[str, Any] = {"digest": digest, "record": record, "measured": registry.measured(digest)}
-    if record.kind == "model":
-        document["heads"] = {name: _head(registry, head) for name, head in record.heads.items()}
-        document["evaluations"] = [
-            {"split": e.split, "summary": e.summary} for e in registry.evaluations(digest)
-        ]
+    """A model card: base, a head per class with round, data, experts and scores, and where the model came from."""
+    from registry.card import card
 
-    def human(console: Console) -> None:
-        console.print(f"{record.kind} sha256:{digest}")
-        if record.kind != "model":
-            console.print_json(record.model_dump_json())
-            return
-        console.print(f"base   sha256:{record.base[:12]}   round {record.round}   {record.note}")
-        for parent in record.parents:
-            console.print(f"parent sha256:{parent[:12]}")
-        console.print(_heads_table(document))
-
-    emit(document, as_json, human)
+    document = card(open_registry(project, registry), reference)
+    emit(document, as_json, lambda console: _print_card(console, document))
 
 
 @app.command()
-def alias(
-    name: Annotated[str, typer.Argument(help="The model's name, or NAME:VERSION to point an alias at it.")],
-    to: Annotated[
-        str | None, typer.Argument(metavar="[ALIAS]", help="The alias to set; all are listed without it.")
-    ] = None,
+def log(
+    reference: Annotated[str | None, typer.Argument(help="A model or a name; all without it.")] = None,
+    events: Annotated[bool, typer.Option("--events", help="Who did what, when, instead.")] = False,
     project: ProjectDir = None,
+    registry: RegistryDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """List a model's aliases, or point one at a version: `ctune registry alias abdomen:3 production`."""
-    from registry.errors import InvalidNameError
-    from registry.names import parse
+    """The history as a tree: which model came from which, and which classes changed; or, with --events, who did what."""
+    from registry.history import log as history
 
-    registry = _open(project)
-    wanted = parse(name)
-    if wanted.name is None:
-        raise InvalidNameError(f"expected NAME or NAME:VERSION, got {name!r}; an alias belongs to a name")
-    if to is not None:
-        version = next(
-            v for v in registry.versions(wanted.name) if v.digest == registry.resolve(name)
-        ).version
-        registry.set_alias(wanted.name, to, wanted.version or version)
-    found = {a: number for (_, a), number in registry.aliases(wanted.name).items()}
+    opened = open_registry(project, registry)
+    if events:
+        happened = opened.events(reference)
 
-    def human(console: Console) -> None:
-        for text, number in found.items():
-            console.print(f"{wanted.name}@{text} -> {wanted.name}:{number}")
+        def human(console: Console) -> None:
+            for event in happened:
+                details = " ".join(f"{k}={_brief(v)}" for k, v in event.details.items() if v is not None)
+                text = f"{_time(event.time)}  {event.actor:12} {event.action:9} {event.name}  {details}"
+                console.print(text, markup=False)
 
-    emit({"name": wanted.name, "aliases": found}, as_json, human)
+        emit({"events": happened}, as_json, human)
+        return
+    nodes = history(opened, reference)
+
+    def tree(console: Console) -> None:
+        for root in _trees(nodes):
+            console.print(root)
+
+    emit({"models": nodes}, as_json, tree)
 
 
 @app.command()
-def verify(project: ProjectDir = None, as_json: AsJson = False) -> None:
-    """Hash everything again, follow every reference; exit code 4 when something is damaged or missing."""
-    report = _open(project).verify()
+def diff(
+    before: Reference,
+    after: Reference,
+    metric: Annotated[str, typer.Option(help="Score to put side by side: dice, nsd, hd95_mm.")] = "dice",
+    project: ProjectDir = None,
+    registry: RegistryDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Which classes' heads differ between two models, their scores side by side, and the cases added."""
+    from registry.history import diff as compare
 
-    def human(console: Console) -> None:
-        for problem in report.problems:
-            console.print(problem)
-        state = "all is well" if report.clean else f"{len(report.problems)} problems"
-        console.print(f"{report.blobs} blobs, {report.records} records, {report.versions} versions: {state}")
-        if report.orphans:
-            console.print(f"{len(report.orphans)} blobs that nothing refers to (harmless)")
-
-    emit({**report.__dict__, "clean": report.clean}, as_json, human)
-    if not report.clean:
-        raise typer.Exit(4)
+    found = compare(open_registry(project, registry), before, after, metric)
+    emit(found.__dict__, as_json, lambda console: _print_diff(console, found))
 
 
-def _open(project: Any) -> Registry:
-    from ctune.project import find_project
-
-    return find_project(project).open_registry()
+for title, function in {**registry_change.COMMANDS, **registry_keep.COMMANDS}.items():
+    app.command(title)(function)
 
 
-def _head(registry: Registry, digest: str) -> dict[str, Any]:
-    record = registry.record_of(digest)
-    assert record.kind == "head"
-    sources: dict[str, int] = {}
-    for used in record.annotations:
-        sources[used.source] = sources.get(used.source, 0) + 1
-    return {
-        "digest": digest,
-        "kind": record.head_kind,
-        "round": record.round,
-        "parent": record.parent,
-        "annotations": sources,
-        "experts": record.experts,
-        "measured": registry.measured(digest),
-    }
+def _print_card(console: Console, card: dict[str, Any]) -> None:
+    console.print(f"{card['kind']} sha256:{card['digest']}")
+    if card["kind"] != "model":
+        console.print_json(data=card["record"])
+        return
+    base, record = card["base"], card["record"]
+    console.print(" ".join([*card["versions"], *card["aliases"]]) or "(no name)", markup=False)
+    console.print(f"round {record['round']}   {record['note']}", markup=False)
+    console.print(
+        f"base sha256:{base['digest'][:12]} {base['architecture']}, trained on {', '.join(base['classes'])}"
+    )
+    for parent in card["lineage"]:
+        label = " ".join(parent["versions"]) or f"sha256:{parent['digest'][:12]}"
+        console.print(f"from {label}, round {parent['round']}", markup=False)
+    console.print(_heads(card["classes"]))
 
 
-def _heads_table(document: dict[str, Any]) -> Any:
+def _heads(classes: dict[str, dict[str, Any]]) -> Table:
     from rich.table import Table
 
-    table = Table("class", "head", "kind", "round", "tuned on", "experts", "Dice", "cases")
-    evaluations = document["evaluations"]
-    summary = evaluations[-1]["summary"] if evaluations else {}
-    for name, head in document["heads"].items():
-        row = summary.get(name, {})
-        dice = f"{row['dice']:.3f}" if row.get("dice") is not None else "-"
+    table = Table("class", "head", "kind", "round", "cases", "annotations", "experts", "Dice", "of", "misses")
+    for name, head in classes.items():
+        scores = head["scores"]
         used = ", ".join(f"{count} {source}" for source, count in head["annotations"].items())
-        table.add_row(
-            name, head["digest"][:12], head["kind"], str(head["round"]), used, ", ".join(head["experts"]), dice, str(row.get("cases", "-"))
-        )  # fmt: skip
+        counts = [str(scores.get(key, "-")) for key in ("cases", "misses")]
+        head_text = (name, head["digest"][:12], head["kind"], str(head["round"]), str(head["cases"]), used)
+        table.add_row(*head_text, ", ".join(head["experts"]), _number(scores.get("dice")), *counts)
     return table
+
+
+def _versions(rows: list[dict[str, Any]]) -> Table:
+    from rich.table import Table
+
+    table = Table("model", "aliases", "digest", "registered", "note")
+    for row in rows:
+        label = f"{row['name']}:{row['version']}"
+        table.add_row(
+            label, " ".join(row["aliases"]), row["digest"][:12], _time(row["created"]), _text(row["note"])
+        )
+    return table
+
+
+def _trees(nodes: list[Node]) -> list[Tree]:
+    """One tree per model without a parent here; a model of several parents hangs on the first and names the others."""
+    from rich.tree import Tree
+
+    made: dict[str, Tree] = {}
+    roots = []
+    for node in nodes:
+        label = " ".join(node.labels) or f"sha256:{node.digest[:12]}"
+        changed = ", ".join(node.changed) or "no head"
+        if node.parents:
+            also = f" (also from {', '.join(p[:12] for p in node.parents[1:])})" if node.parents[1:] else ""
+            text = f"{label}  round {node.round}: {changed}{also}"
+            made[node.digest] = made[node.parents[0]].add(_text(text))
+        else:
+            made[node.digest] = Tree(_text(f"{label}  {changed}"))
+            roots.append(made[node.digest])
+    return roots
+
+
+def _print_diff(console: Console, found: Difference) -> None:
+    from rich.table import Table
+
+    if not found.same_base:
+        console.print("the two have different bases: none of their heads fits the other")
+    before, after = f"{found.metric} before", f"{found.metric} after"
+    table = Table("class", "head", before, after, "cases added", "cases removed")
+    for row in found.classes:
+        scores = _number(row.score_before), _number(row.score_after)
+        added, removed = (_some(cases) for cases in (row.cases_added, row.cases_removed))
+        table.add_row(row.class_name, row.change, *scores, added, removed)
+    console.print(table)
+
+
+def _some(cases: tuple[str, ...]) -> str:
+    return ", ".join(cases[:4]) + (f" and {len(cases) - 4} more" if len(cases) > 4 else "")
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _time(text: str) -> str:
+    return text[:19].replace("T", " ")
+
+
+def _text(text: str) -> Any:
+    # A note may hold square brackets: they are no markup.
+    from rich.text import Text
+
+    return Text(text)
+
+
+def _brief(value: Any) -> str:
+    return (
+        str(value)[:12]
+        if isinstance(value, str)
+        else f"({len(value)})"
+        if hasattr(value, "__len__")
+        else str(value)
+    )

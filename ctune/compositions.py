@@ -125,6 +125,13 @@ def register_model(
     return digest
 
 
+def fingerprint_of_weights(record: BaseRecord | HeadRecord, data: bytes) -> str:
+    """The fingerprint of stored weights, taken anew from the network that they make; for ``Registry.verify``."""
+    if isinstance(record, BaseRecord):
+        return fingerprint(base_from_bytes(data, BaseConfig.model_validate(record.settings)), modes=False)
+    return fingerprint(head_from_bytes(data), modes=False)
+
+
 def record_evaluation(
     registry: Registry, model: str, split: str, data: Mapping[str, str], scores: Sequence[CaseScore]
 ) -> str:
