@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from ctune.config import CONFIG_NAME, Config, dump, load
 from ctune.data.files import write_atomically
-from ctune.data.pool import Pool
 from ctune.errors import PoolError, UsageError
 
 if TYPE_CHECKING:
+    from ctune.data.pool import Pool
     from registry import Registry
 
 
@@ -25,6 +25,9 @@ class Project:
 
     @cached_property
     def pool(self) -> Pool:
+        # Reading images is imported by those who read them: commands about models alone answer sooner.
+        from ctune.data.pool import Pool
+
         return Pool.open(self.root / "pool")
 
     @property
@@ -41,6 +44,8 @@ class Project:
 
 def create_project(root: Path, config: Config) -> Project:
     """Make a project in `root`. Raises PoolError when one is there already."""
+    from ctune.data.pool import Pool
+
     if (root / CONFIG_NAME).exists():
         raise PoolError(
             f"expected a folder without a project, found {root / CONFIG_NAME}; choose another folder"
