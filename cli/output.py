@@ -32,8 +32,8 @@ def emit(document: Mapping[str, Any], as_json: bool, human: Callable[[Console], 
         return
     from rich.console import Console
 
-    # Numbers and paths are the answer, not decoration: no guessing at colours; a pipe gets whole lines.
-    human(Console(highlight=False, soft_wrap=not sys.stdout.isatty()))
+    # Numbers and paths are the answer, not decoration: no guessing at colours, a name in [brackets] stays; a pipe gets whole lines.
+    human(Console(highlight=False, markup=False, soft_wrap=not sys.stdout.isatty()))
 
 
 def plain(value: Any) -> Any:
