@@ -68,6 +68,7 @@ def test_progress_draws_on_stderr(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")  # a dumb terminal gets no bars
     with progress("tune") as on_progress:
         on_progress(Progress("spleen", 1, 2, detail="loss 0.5"))
         on_progress(Progress("spleen", 2, 2))
