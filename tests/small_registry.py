@@ -52,10 +52,16 @@ def head(
 
 
 def model(
-    registry: Registry, base_digest: str, heads: Mapping[str, str], parents: Sequence[str] = (), round: int = 0
+    registry: Registry,
+    base_digest: str,
+    heads: Mapping[str, str],
+    parents: Sequence[str] = (),
+    round: int = 0,
 ) -> str:
     return registry.register(
-        ModelRecord(base=base_digest, heads=dict(heads), parents=tuple(parents), round=round, note=f"round {round}")
+        ModelRecord(
+            base=base_digest, heads=dict(heads), parents=tuple(parents), round=round, note=f"round {round}"
+        )
     )
 
 
@@ -73,7 +79,9 @@ def rounds(registry: Registry, name: str = "abdomen", count: int = 3) -> list[st
     return made
 
 
-def evaluate(registry: Registry, digest: str, dice: Mapping[str, Sequence[float | None]], split: str = "test") -> str:
+def evaluate(
+    registry: Registry, digest: str, dice: Mapping[str, Sequence[float | None]], split: str = "test"
+) -> str:
     """Register scores: {class: Dice of case0, case1, ...}; None where the class is absent."""
     cases = [f"case{i}" for i in range(max(map(len, dice.values())))]
     scores = [

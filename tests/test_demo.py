@@ -22,13 +22,15 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:  # type: ignore[type-arg]
     out = tmp_path_factory.mktemp("demo") / "project"
     command = [sys.executable, "-m", "cli.main", "demo", "--size", "tiny", "--out", str(out), "--json"]
-    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     return out, json.loads(done.stdout)
 
 
 def test_the_document(demo: tuple[Path, dict]) -> None:  # type: ignore[type-arg]
-    out, document = demo
+    _, document = demo
     assert set(document) >= {"rounds", "dice", "unrevised_max_abs_logit_change", "seconds", "model"}
     assert document["unrevised_max_abs_logit_change"] == 0
     assert set(document["dice"]) == set(NINE_ORGANS)
@@ -60,7 +62,14 @@ def test_the_report_needs_nothing_from_outside(demo: tuple[Path, dict]) -> None:
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 def test_the_report_in_a_browser(demo: tuple[Path, dict], tmp_path: Path) -> None:  # type: ignore[type-arg]
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--no-first-run"]
+    flags = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--disable-background-networking",
+        "--no-first-run",
+    ]
     picture = tmp_path / "page.png"
     page = (demo[0] / "report.html").as_uri()
     subprocess.run(

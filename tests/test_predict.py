@@ -46,7 +46,10 @@ def test_it_is_monais_sliding_window_with_a_gaussian() -> None:
 
 def test_only_the_classes_asked_for_and_each_as_in_any_company() -> None:
     net = network()
-    both, one = predict_case(net, case(), CONFIG, model="m"), predict_case(net, case(), CONFIG, model="m", classes=["spleen"])
+    both, one = (
+        predict_case(net, case(), CONFIG, model="m"),
+        predict_case(net, case(), CONFIG, model="m", classes=["spleen"]),
+    )
     assert one.classes == ("spleen",) and np.array_equal(one.probabilities[0], both.probabilities[1])
     with pytest.raises(UnknownClassError, match="expected one of the classes liver, spleen; got 'aorta'"):
         predict_case(net, case(), CONFIG, model="m", classes=["aorta"])

@@ -28,7 +28,17 @@ def world(mask: np.ndarray, affine: np.ndarray) -> np.ndarray:
 
 
 def test_there_and_back(tmp_path: Path) -> None:
-    organs = ("spleen", "kidney_right", "kidney_left", "pancreas", "liver", "stomach", "aorta", "postcava", "gall_bladder")
+    organs = (
+        "spleen",
+        "kidney_right",
+        "kidney_left",
+        "pancreas",
+        "liver",
+        "stomach",
+        "aorta",
+        "postcava",
+        "gall_bladder",
+    )
     settings = config(
         classes=organs,
         preprocessing={"spacing_mm": (4.0, 4.0, 4.0)},
@@ -54,7 +64,9 @@ def test_there_and_back(tmp_path: Path) -> None:
     ct = nib.load(TOTAL / "example_ct.nii.gz")
     assert image.shape == ct.shape and np.allclose(image.affine, ct.affine)
     predicted = np.asarray(image.dataobj)
-    assert 0 < predicted.sum() < predicted.size, "an untrained head must mark something, or this shows nothing"
+    assert 0 < predicted.sum() < predicted.size, (
+        "an untrained head must mark something, or this shows nothing"
+    )
     turned = image.as_reoriented(nib.orientations.axcodes2ornt(("P", "I", "L")))
     nib.save(turned, tmp_path / "turned.nii.gz")
     again = read_mask(tmp_path / "turned.nii.gz", Grid(turned.shape, turned.affine), "turned")
