@@ -1,0 +1,150 @@
+"""The catalog in PostgreSQL: a real server, started from Debian's package."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+import small_registry as small
+
+from registry import Registry
+from registry.errors import NewerCatalogError, RegistryError
+from registry.migrate import backup
+
+
+def _programs() -> Path | None:
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    on_path = shutil.which("initdb")
+    return found[-1].parent if found else Path(on_path).parent if on_path else None
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """The URL of a server on a socket in a folder of its own."""
+    pytest.importorskip("psycopg", reason="the extra `postgres` is not installed")
+    programs = _programs()
+    if programs is None:
+        pytest.skip("PostgreSQL is not installed (on Debian: apt-get install postgresql)")
+    owner = {}
+    if os.getuid() == 0:  # the server refuses to run as root
+        try:
+            owner = {"user": pwd.getpwnam("postgres").pw_uid, "group": pwd.getpwnam("postgres").pw_gid}
+        except KeyError:
+            pytest.skip("PostgreSQL does not run as root, and there is no user `postgres`")
+    # Paths of sockets are short; pytest's folders are long.
+    with tempfile.TemporaryDirectory(prefix="pg-", dir="/tmp") as folder:
+        if owner:
+            os.chown(folder, owner["user"], owner["group"])
+
+        def do(*command: str) -> None:
+            done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, **owner)  # type: ignore[call-overload]
+            assert done.returncode == 0, done.stdout + done.stderr
+
+        data = f"{folder}/data"
+        do(
+            f"{programs}/initdb",
+            "-D",
+            data,
+            "-U",
+            "ctune",
+            "-A",
+            "trust",
+            "--no-sync",
+            "--locale=C.UTF-8",
+            "-E",
+            "UTF8",
+        )
+        options = f"-k {folder} -c listen_addresses= -c fsync=off"
+        do(f"{programs}/pg_ctl", "-D", data, "-w", "-l", f"{folder}/log", "-o", options, "start")
+        try:
+            yield f"postgresql://ctune@/postgres?host={folder}"
+        finally:
+            do(f"{programs}/pg_ctl", "-D", data, "-m", "immediate", "stop")
+
+
+@pytest.fixture
+def catalog(server: str) -> str:
+    """The URL of an empty database."""
+    import psycopg
+
+    name = f"db{uuid4().hex}"
+    with psycopg.connect(server, autocommit=True) as db:
+        db.execute(f'CREATE DATABASE "{name}"')  # type: ignore[arg-type]
+    return server.replace("/postgres?", f"/{name}?")
+
+
+def test_everything_works_as_in_sqlite(tmp_path: Path, catalog: str) -> None:
+    registry = Registry.open(tmp_path, catalog=catalog)
+    made = small.rounds(registry)
+    assert registry.resolve("abdomen") == made[2] == registry.resolve(f"sha256:{made[2][:8]}")
+    registry.promote("abdomen:1", "production")
+    registry.promote("abdomen:3", "production")
+    assert registry.rollback("abdomen@production").after == 1
+    composed = registry.compose("abdomen:1", {"aorta": "abdomen:2"})
+    assert registry.collect(grace_s=0.0).records == (composed,)
+    assert registry.collect(dry=False, grace_s=0.0).records == (composed,)
+    report = Registry.open(tmp_path, catalog=catalog).verify()
+    assert report.clean and report.versions == 3, report.problems
+    assert [n.versions for n in registry.names()] == [3]
+    assert not (tmp_path / "catalog.sqlite").exists()
+
+
+def _register(root: Path, catalog: str) -> None:
+    small.rounds(Registry.open(root, catalog=catalog), count=1)
+
+
+def test_sixteen_processes_at_once_get_sixteen_numbers(tmp_path: Path, catalog: str) -> None:
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=_register, args=(tmp_path, catalog)) for _ in range(16)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+    assert [worker.exitcode for worker in workers] == [0] * 16
+    registry = Registry.open(tmp_path, catalog=catalog)
+    assert [v.version for v in registry.versions()] == list(range(1, 17)) and registry.verify().clean
+
+
+def test_an_old_catalog_is_brought_up_to_date_after_a_backup(tmp_path: Path, catalog: str) -> None:
+    import psycopg
+    from test_registry_catalog import OLD
+
+    with psycopg.connect(catalog) as db:
+        old = OLD.replace("BLOB", "BYTEA").replace(
+            "id INTEGER PRIMARY KEY AUTOINCREMENT", "id SERIAL PRIMARY KEY"
+        )
+        db.execute(old)  # type: ignore[arg-type]
+        db.execute(
+            "INSERT INTO events (time, actor, action, name, details) VALUES "
+            """('2024', 'ada', 'gc', '', '{"records": []}')"""
+        )
+    registry = Registry.open(tmp_path, catalog=catalog)
+    assert registry.verify().clean and [e.actor for e in registry.events()] == ["ada"]
+    (file,) = (tmp_path / "backups").iterdir()
+    assert file.suffix == ".jsonl" and '"actor": "ada"' in file.read_text()
+    assert "event" in backup(registry.catalog.database, tmp_path / "again").read_text()
+
+
+def test_a_newer_catalog_is_refused(tmp_path: Path, catalog: str) -> None:
+    import psycopg
+
+    Registry.open(tmp_path, catalog=catalog)
+    with psycopg.connect(catalog) as db:
+        db.execute("UPDATE alembic_version SET version_num = '0099'")
+    with pytest.raises(NewerCatalogError, match="got 0099: a newer ctune has used it"):
+        Registry.open(tmp_path, catalog=catalog)
+
+
+def test_a_server_that_does_not_answer_is_told_without_its_password(tmp_path: Path) -> None:
+    pytest.importorskip("psycopg", reason="the extra `postgres` is not installed")
+    with pytest.raises(RegistryError, match="expected to use the catalog") as told:
+        Registry.open(tmp_path, catalog=f"postgresql://ada:secret@/x?host={tmp_path}")
+    assert "secret" not in str(told.value)
