@@ -35,7 +35,7 @@ class DemoSize:
 
 SIZES: Mapping[str, DemoSize] = {
     "tiny": DemoSize(cases=6, tests=2, revised=2, train_epochs=1, tune_epochs=1),
-    "laptop": DemoSize(cases=44, tests=16, revised=12, train_epochs=12, tune_epochs=8),
+    "laptop": DemoSize(cases=44, tests=16, revised=12, train_epochs=12, tune_epochs=6),
 }
 """tiny: seconds, to see that everything runs. laptop: minutes on two cores, to see that it works."""
 
