@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import sqlite3
 import warnings
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -68,7 +69,8 @@ def old_catalog(folder: Path) -> None:
 
 
 def revision(file: Path) -> str:
-    with sqlite3.connect(file) as db:
+    # `with sqlite3.connect` does not close: the files beside a catalog in WAL mode would stay until it is collected.
+    with closing(sqlite3.connect(file)) as db:
         return str(db.execute("SELECT version_num FROM alembic_version").fetchone()[0])
 
 
