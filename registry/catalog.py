@@ -80,7 +80,7 @@ class Catalog:
                 [Version(*row) for row in db.execute(sa.select(versions))],
                 {(row.name, row.alias): row.version for row in db.execute(sa.select(aliases))},
                 [
-                    (row.digest, bytes(row.body))
+                    (row.digest, _bytes(row.body))
                     for row in db.execute(sa.select(events.c.digest, events.c.body).order_by(events.c.id))
                 ],
             )
@@ -249,7 +249,7 @@ class Catalog:
         if name is not None:
             query = query.where(events.c.name == name)
         with self.database.reading() as db:
-            return [(row.digest, bytes(row.body)) for row in db.execute(query)]
+            return [(row.digest, _bytes(row.body)) for row in db.execute(query)]
 
     def events(self, name: str | None = None) -> list[EventRecord]:
         """Everything that happened (to a name), oldest first."""
@@ -299,4 +299,9 @@ def _log(db: sa.Connection, actor: str, action: str, name: str, details: Mapping
 
 def _row(row: Any) -> Row:
     kept = dict(row._mapping)
-    return Row(**{**kept, "body": bytes(kept["body"]), "measured": dict(kept["measured"] or {})})
+    return Row(**{**kept, "body": _bytes(kept["body"]), "measured": dict(kept["measured"] or {})})
+
+
+def _bytes(value: Any) -> bytes:
+    # SQLite keeps whatever somebody puts there; text is no record, and its digest will show it.
+    return value.encode() if isinstance(value, str) else bytes(value)

@@ -30,7 +30,7 @@ def check_name(name: str, what: str = "name") -> str:
     """
     if not _NAME.fullmatch(name) or ".." in name:
         raise InvalidNameError(
-            f"expected a {what} of 1 to {LONGEST} of a-z, 0-9, '.', '_' and '-' that starts with a letter or digit, "
+            f"expected {'an' if what[0] in 'aeiou' else 'a'} {what} of 1 to {LONGEST} of a-z, 0-9, '.', '_' and '-' that starts with a letter or digit, "
             f"got {name[:40]!a}: {_why_not(name)}; choose another"
         )
     return name
