@@ -30,6 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "ctune.select",
         "ctune.hybrid",
         "ctune.train",
+        "ctune.subpatches",
         "ctune.tune",
         "ctune.evaluate",
         "ctune.expert",
