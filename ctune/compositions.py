@@ -153,8 +153,8 @@ def _register_base(
     if parent is not None and parent.base.fingerprint == now:
         return parent.record.base, now
     record = BaseRecord(
-        architecture=config.base.architecture,
-        settings=config.base.model_dump(mode="json"),
+        architecture=network.base.config.architecture,
+        settings=network.base.config.model_dump(mode="json"),
         fingerprint=now,
         weights=registry.put(base_to_bytes(network.base)),
         preprocessing=config.preprocessing.model_dump(mode="json"),

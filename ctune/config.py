@@ -113,6 +113,10 @@ class Optimisation(Section):
     """bfloat16 autocast on a GPU; ignored on a CPU."""
     checkpoint_every: int = Field(10, ge=1)
     """Epochs between checkpoints."""
+    validate_every: int = Field(5, ge=0)
+    """Epochs between two looks at the validation cases, which choose the weights that are kept; 0 never looks."""
+    patience: int = Field(6, ge=0)
+    """Looks without a better one before it stops, counted from the first with a Dice above 0; 0 never stops early."""
 
 
 class Tuning(Optimisation):
@@ -121,6 +125,14 @@ class Tuning(Optimisation):
     epochs: int = Field(100, ge=1)
     trainable: Literal["heads", "heads+decoder", "all"] = "heads"
     data: Literal["hybrid", "revised-only", "full"] = "hybrid"
+    """Of what it learns: merged labels of the revised cases, their revised masks alone, or what people judged in the
+    whole pool."""
+    head: Literal["keep", "text", "pyramid"] = "keep"
+    """Kind of the tuned heads; keep: what a class has, and heads.new_kind for a class without a head."""
+    start: Literal["model", "scratch"] = "model"
+    """Weights to start from: the model's, or a fresh base with fresh heads."""
+    unlabelled: Literal["masked", "background"] = "masked"
+    """What a class counts as where nobody annotated it. background is wrong on purpose: it makes a model forget."""
 
 
 class Inference(Section):

@@ -1,52 +1,51 @@
 """Continual tuning of a registered model on a project's annotations: which cases train, what moved, what did not.
 
-The value of a tuning is a folder of weights: the tuned heads, and the base too where the settings let it train.
+The value of a tuning is a folder of weights (``outcome``): the tuned heads, and the base too where the settings let it train.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from ctune.cohort import hybrid_of, prepare_labels
 from ctune.compositions import Model
-from ctune.config import Config
-from ctune.data.files import write_atomically, write_json
+from ctune.config import Config, Optimisation
 from ctune.data.prepared import PreparedCase
 from ctune.data.preprocess import to_network
-from ctune.model.features import cut, window_corners
-from ctune.model.freeze import tune_only
-from ctune.model.heads import build_head
+from ctune.errors import ModelError
+from ctune.model.base import build_base
+from ctune.model.features import FeatureCache, cut, window_corners
+from ctune.model.freeze import fingerprint, tune_only
+from ctune.model.heads import Kind, build_head
 from ctune.model.network import Network
-from ctune.model.weights import base_from_bytes, base_to_bytes, head_from_bytes, head_to_bytes
+from ctune.outcome import compose, write_record, write_weights
+from ctune.predict import masks_of, predict_case
 from ctune.project import Project
-from ctune.train import train
+from ctune.strategy import JUDGED, only, training_cases, training_data
+from ctune.train import settle, train
 from ctune.tune import Proof, TuneResult, prove_unmoved, snapshot, tune_heads
-from ctune.types import AnnotationRecord, HybridAnnotation, OnProgress, Source, Split, silent
-
-BASE_FILE = "base.safetensors"
+from ctune.types import AnnotationRecord, OnProgress, Source, Split, silent
+from ctune.validate import Change, compare
+from ctune.watch import Validation, Watch, cached_features, live_features
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """What a tuning did, and on what. proof is None when the settings let more than the heads train."""
+    """What a tuning did, and on what.
+
+    proof is None when the settings let more than the heads train. changes: {class: its new head against the one it
+    replaces, on the validation cases}. kept: classes whose old head stays because the new one is worse.
+    """
 
     result: TuneResult
     proof: Proof | None
     annotations: Mapping[str, Sequence[AnnotationRecord]]
-
-
-def revised_cases(project: Project, classes: Sequence[str]) -> list[str]:
-    """Pool cases in which an expert has revised at least one of `classes`, in any round."""
-    wanted, pool = set(classes), project.pool
-    return [
-        case.id
-        for case in pool.cases(Split.POOL)
-        if wanted & {a.class_name for a in pool.annotations(case.id) if a.source == Source.REVISED}
-    ]
+    changes: Mapping[str, Change] = field(default_factory=dict)
+    kept: tuple[str, ...] = ()
 
 
 def tune_model(
@@ -57,47 +56,112 @@ def tune_model(
     *,
     seed: int,
     device: torch.device,
+    force: bool = False,
     on_progress: OnProgress = silent,
 ) -> Tuning:
-    """Tune `classes` of `model` on the project's revised cases and leave the weights in `folder`.
+    """Tune `classes` of `model` as ``config.tune`` says, and leave the weights in `folder`.
 
-    Classes without a head get a new one. With ``tune.trainable = "heads"`` the weights are read back from `folder`,
-    put on the registered base, and every other class's logits are compared bit for bit with those before
-    (FrozenChangedError). Raises ModelError when no case annotates a class.
+    Classes without a head get a new one. With ``trainable = "heads"`` the weights are read back from `folder`, put on the
+    base, and every other class's logits are compared bit for bit with those before (FrozenChangedError).
+    A new head that is worse than the one it replaces on the validation cases is left out of `folder`, unless `force`;
+    where the base moved, heads cannot be exchanged one by one, and then all are left out.
+    Raises ModelError when no case annotates a class.
     """
-    settings, network = project.config.tune, model.network
+    settings, heads_alone = project.config.tune, project.config.tune.trainable == "heads"
+    network, trained, cases, used = _material(project, model, classes, seed)
     unrevised = [name for name in network.classes if name not in classes]
-    cases = _cases(project, classes)
-    probes = probe_windows(project, cases[:2])
+    probes = probe_windows(project, [case.case_id for case in cases[:2]])
     before = snapshot(network, unrevised, probes)
+    watched = validation_data(project, trained) if settings.validate_every else []
+    # Before anything trains: the heads of `model` are tuned in place.
+    look = _validation(project, model.network, watched, device, frozen=heads_alone)
+    old = look.dice(model.network, [n for n in trained if n in model.network.classes]) if look else {}
     add_missing_heads(network, classes, project.config, seed)
-    merged = {case_id: hybrid_of(project, case_id) for case_id in cases}
-    if settings.trainable == "heads":
-        result = _tune_heads(project, network, classes, merged, seed, device, on_progress)
-        write_weights(folder, network, classes, with_base=False)
-        proof = prove_unmoved(before, snapshot(compose(model, folder, classes), unrevised, probes))
-    else:
-        result = _tune_more(project, network, classes, merged, seed, device, on_progress)
-        write_weights(folder, network, network.classes, with_base=True)
-        proof = None
-    trained = tuple(classes) if settings.trainable == "heads" else network.classes
-    write_json(folder / "tuning.json", {"losses": result.losses, "steps": result.steps})
-    return Tuning(
-        result, proof, {n: [r for h in merged.values() for r in h.records.get(n, ())] for n in trained}
-    )
+    learn = _tune_heads if heads_alone else _tune_more
+    result = learn(project, network, classes, cases, watched, seed, device, on_progress)
+    new = {name: dice for look in result.kept.values() for name, dice in look.dice.items()}
+    changes = {name: change for name in new if name in old and (change := compare(old[name], new[name]))}
+    kept = () if force else _kept(changes, trained, one_by_one=heads_alone and settings.start == "model")
+    moved = [name for name in trained if name not in kept]
+    new_base = bool(moved) and not (heads_alone and settings.start == "model")
+    write_weights(folder, network, moved, with_base=new_base)
+    proof = None
+    if heads_alone and moved:
+        proof = prove_unmoved(before, snapshot(compose(model, folder), unrevised, probes))
+    write_record(folder, classes, result, used, changes, kept)
+    return Tuning(result, proof, used, changes, kept)
 
 
-def _cases(project: Project, classes: Sequence[str]) -> list[str]:
-    if project.config.tune.data == "full":
-        return [case.id for case in project.pool.cases(Split.POOL) if project.pool.annotations(case.id)]
-    return revised_cases(project, classes)
+def _material(
+    project: Project, model: Model, classes: Sequence[str], seed: int
+) -> tuple[Network, tuple[str, ...], list[PreparedCase], dict[str, list[AnnotationRecord]]]:
+    """(the network to start from, the classes that train, their cases, the annotations behind them)."""
+    settings = project.config.tune
+    # From scratch there are no other heads that a frozen part could belong to.
+    alone = settings.trainable == "heads" or (settings.start == "scratch" and settings.trainable != "all")
+    known = () if alone else model.network.classes
+    trained = tuple(dict.fromkeys([*known, *classes]))
+    if settings.data == "hybrid" and not alone:
+        predict_missing(project, model, training_cases(project, classes, settings))
+    cases, used = training_data(project, classes, trained, settings)
+    for name in classes:
+        if not used[name]:
+            raise ModelError(
+                f"expected at least one case with an annotation of {name}, got none; revise one first"
+                + ("" if settings.data == "full" else " (`--data full` also takes what was imported)")
+            )
+    if settings.start == "model":
+        return model.network, trained, cases, used
+    trained = tuple(name for name in trained if used[name])
+    return fresh_network(project, model, trained, seed), trained, cases, {n: used[n] for n in trained}
+
+
+def _kept(changes: Mapping[str, Change], trained: Sequence[str], *, one_by_one: bool) -> tuple[str, ...]:
+    worse = tuple(name for name, change in changes.items() if change.worse)
+    return worse if one_by_one or not worse else tuple(trained)
+
+
+def fresh_network(project: Project, model: Model, classes: Sequence[str], seed: int) -> Network:
+    """A base like the model's and heads of `classes`, all with random weights; kinds as the model's, or as configured."""
+    config = project.config
+    base = build_base(model.network.base.config, seed)
+    heads = {}
+    for name in classes:
+        known = name in model.network.classes
+        own = model.network.head(name).kind if known else config.heads.kind
+        kind = own if config.tune.head == "keep" else config.tune.head
+        heads[name] = build_head(name, kind, base, seed, config.heads)
+    return Network(base, heads).to(next(model.network.parameters()).device)
+
+
+def predict_missing(project: Project, model: Model, case_ids: Sequence[str]) -> None:
+    """Keep in the pool, as predicted annotations, what `model` says of its classes that nobody has annotated in a case."""
+    pool, network = project.pool, model.network
+    for case_id in case_ids:
+        known = {record.class_name for record in pool.annotations(case_id)}
+        missing = [name for name in network.classes if name not in known]
+        if missing:
+            prediction = predict_case(
+                network, pool.load(case_id), project.config, model=model.digest, classes=missing
+            )
+            for name, mask in masks_of(prediction, project.config.inference.threshold).items():
+                pool.annotate(
+                    case_id,
+                    name,
+                    mask,
+                    source=Source.PREDICTED,
+                    author="ctune",
+                    round=model.record.round,
+                    model=model.digest,
+                )
 
 
 def _tune_heads(
     project: Project,
     network: Network,
     classes: Sequence[str],
-    merged: Mapping[str, HybridAnnotation],
+    cases: Sequence[PreparedCase],
+    watched: Sequence[PreparedCase],
     seed: int,
     device: torch.device,
     on_progress: OnProgress,
@@ -106,13 +170,14 @@ def _tune_heads(
     return tune_heads(
         network,
         classes,
-        _prepared(project, merged, classes),
+        cases,
         config.tune,
         window=config.inference.patch_size,
         overlap=config.inference.overlap,
         seed=seed,
         device=device,
-        cache=project.root / "cache" / "features",
+        cache=feature_folder(project),
+        validation=_validation(project, network, watched, device, frozen=True),
         on_progress=on_progress,
     )
 
@@ -121,7 +186,8 @@ def _tune_more(
     project: Project,
     network: Network,
     classes: Sequence[str],
-    merged: Mapping[str, HybridAnnotation],
+    cases: Sequence[PreparedCase],
+    watched: Sequence[PreparedCase],
     seed: int,
     device: torch.device,
     on_progress: OnProgress,
@@ -129,28 +195,69 @@ def _tune_more(
     """heads+decoder or all: ordinary training steps through what is not frozen, on the labels that the data names."""
     settings = project.config.tune
     tune_only(network, classes, trainable=settings.trainable)
-    labelled = classes if settings.data == "revised-only" else network.classes
-    cases = _prepared(project, merged, labelled)
-    done = train(network, cases, settings, seed=seed, device=device, on_progress=on_progress)
-    return TuneResult({"all": done.losses}, {"all": done.steps}, done.seconds, 0.0)
+    watch = watch_training(project, network, watched, settings, device)
+    done = train(
+        network, cases, settings, seed=seed, device=device, on_epoch=watch.on_epoch if watch else None,
+        on_progress=on_progress,
+    )  # fmt: skip
+    look = watch.restore() if watch else None
+    settle(network)
+    looks = {"all": tuple(watch.looks)} if watch else {}
+    return TuneResult(
+        {"all": done.losses}, {"all": done.steps}, done.seconds, 0.0, looks, {"all": look} if look else {}
+    )
 
 
-def _prepared(
-    project: Project, merged: Mapping[str, HybridAnnotation], classes: Sequence[str]
-) -> list[PreparedCase]:
+def feature_folder(project: Project) -> Path:
+    """Where the project keeps frozen features."""
+    return project.cache / "features"
+
+
+def validation_data(project: Project, classes: Sequence[str]) -> list[PreparedCase]:
+    """The validation cases in which people have annotated at least one of `classes`, in the network's space."""
     out = []
-    for case_id, hybrid in merged.items():
-        masks = {name: hybrid.masks[name] for name in classes if name in hybrid.masks}
+    for case in project.pool.cases(Split.VALIDATION):
+        masks = only(hybrid_of(project, case.id, JUDGED), classes).masks
         if masks:
-            out.append(prepare_labels(project, case_id, masks))
+            out.append(prepare_labels(project, case.id, masks))
     return out
 
 
+def _validation(
+    project: Project, network: Network, cases: Sequence[PreparedCase], device: torch.device, *, frozen: bool
+) -> Validation | None:
+    """The validation cases, with cached features where the base is frozen; None when there is no case to look at."""
+    if not cases:
+        return None
+    inference, base = project.config.inference, network.base
+    if frozen:
+        cache = FeatureCache(feature_folder(project), base, fingerprint(base, modes=False), device)
+        return Validation(cases, cached_features(cache, inference.patch_size), inference, device)
+    return Validation(cases, live_features(base, inference.patch_size, device), inference, device)
+
+
+def watch_training(
+    project: Project,
+    network: Network,
+    cases: Sequence[PreparedCase],
+    settings: Optimisation,
+    device: torch.device,
+    keep: Path | None = None,
+) -> Watch | None:
+    """A watch over all classes of a network whose base trains; None without validation cases. keep: as in ``Watch``."""
+    validation = _validation(project, network, cases, device, frozen=False)
+    if validation is None or not settings.validate_every:
+        return None
+    return Watch(network, lambda: validation.dice(network, network.classes), settings, keep)
+
+
 def add_missing_heads(network: Network, classes: Sequence[str], config: Config, seed: int) -> None:
-    """A new head, of the kind that the settings name for new classes, for each of `classes` that has none."""
+    """A new head for each of `classes` that has none, or one of another kind than ``tune.head`` asks for."""
     for name in classes:
-        if name not in network.classes:
-            head = build_head(name, config.heads.new_kind, network.base, seed, config.heads)
+        own: Kind | None = network.head(name).kind if name in network.classes else None
+        kind = (own or config.heads.new_kind) if config.tune.head == "keep" else config.tune.head
+        if own != kind:
+            head = build_head(name, kind, network.base, seed, config.heads)
             network.set_head(name, head.to(next(network.parameters()).device))
 
 
@@ -163,28 +270,3 @@ def probe_windows(project: Project, case_ids: Sequence[str]) -> torch.Tensor:
         corner = window_corners(volume.shape, settings.patch_size, settings.overlap)[0]
         out.append(torch.from_numpy(cut(volume, corner, settings.patch_size, 0.0)))
     return torch.stack(out)[:, None] if out else torch.zeros((0, 1, *settings.patch_size))
-
-
-def write_weights(folder: Path, network: Network, classes: Sequence[str], *, with_base: bool) -> None:
-    """Write the heads of `classes` (and the base) as safetensors files named after them."""
-    folder.mkdir(parents=True, exist_ok=True)
-    files = {f"{name}.safetensors": head_to_bytes(network.head(name)) for name in classes}
-    if with_base:
-        files[BASE_FILE] = base_to_bytes(network.base)
-    for name, data in files.items():
-        with write_atomically(folder / name) as temporary:
-            temporary.write_bytes(data)
-
-
-def compose(model: Model, folder: Path, classes: Sequence[str]) -> Network:
-    """The network that results: the registered base (or the one in `folder`) with the heads in `folder` put in."""
-    device = next(model.network.parameters()).device
-    fresh = model.reload()
-    base, heads = fresh.base, {name: fresh.head(name) for name in fresh.classes}
-    if (folder / BASE_FILE).exists():
-        base = base_from_bytes((folder / BASE_FILE).read_bytes(), base.config)
-        heads, classes = {}, sorted({*fresh.classes, *classes})
-    heads |= {name: head_from_bytes((folder / f"{name}.safetensors").read_bytes()) for name in classes}
-    network = Network(base, heads).to(device)
-    network.eval()
-    return network

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 
 from ctune.classes import ClassList
 from ctune.cohort import hybrid_of, prepare_labels
-from ctune.compositions import Tuned, load_model, register_model
-from ctune.continual import Tuning, compose, tune_model
+from ctune.compositions import Model, Tuned, load_model, register_model
+from ctune.config import Tuning as TuneSettings
+from ctune.continual import Tuning, tune_model, validation_data, watch_training
+from ctune.data.prepared import PreparedCase
 from ctune.errors import PoolError, UsageError
 from ctune.model.base import build_base
 from ctune.model.heads import build_head
 from ctune.model.network import Network
+from ctune.optimise import identity_of
+from ctune.outcome import compose, new_heads, read_record
 from ctune.project import Project
-from ctune.train import TrainResult, train
+from ctune.strategy import FORGETFUL
+from ctune.train import TrainResult, settle, train
 from ctune.types import AnnotationRecord, OnProgress, Source, Split, silent
+from ctune.watch import Look
 
 
 def train_model(
@@ -58,25 +65,39 @@ def train_model(
             cases.append(prepare_labels(project, case.id, masks))
             for c in masks:
                 used[c] += merged.records[c]
-    checkpoint = checkpoint_path(project, name)
-    result = train(
-        network,
-        cases,
-        config.train,
-        seed=config.seed,
-        device=device,
-        checkpoint=checkpoint,
-        on_progress=on_progress,
-    )
-    settings, measured = (
-        config.train.model_dump(mode="json"),
-        {"seconds": result.seconds, "device": str(device)},
-    )
+    result, look = _train_watched(project, name, network, cases, device, on_progress)
+    settings = config.train.model_dump(mode="json")
+    measured = {"seconds": result.seconds, "device": str(device), "epoch": look.epoch if look else None}
     tuned = {c: Tuned(used[c], settings, config.seed, 0, measured) for c in wanted}
     digest = register_model(
         project.open_registry(), name, network, config, tuned, note="trained from scratch"
     )
     return digest, result
+
+
+def _train_watched(
+    project: Project,
+    name: str,
+    network: Network,
+    cases: Sequence[PreparedCase],
+    device: torch.device,
+    on_progress: OnProgress,
+) -> tuple[TrainResult, Look | None]:
+    """Train, and end with the weights that did best on the validation cases; with the last ones where there is no case."""
+    config, checkpoint = project.config, checkpoint_path(project, name)
+    network.to(device)
+    watched = validation_data(project, network.classes) if config.train.validate_every else []
+    watch = watch_training(project, network, watched, config.train, device, checkpoint.with_suffix(".best"))
+    if watch:
+        about = [c.case_id for c in (*cases, *watched)]
+        watch.resume(identity_of(config.train, config.seed, network.classes, about))
+    result = train(
+        network, cases, config.train, seed=config.seed, device=device, checkpoint=checkpoint,
+        on_epoch=watch.on_epoch if watch else None, on_progress=on_progress,
+    )  # fmt: skip
+    look = watch.restore() if watch else None
+    settle(network)
+    return result, look
 
 
 def annotated_classes(project: Project) -> set[str]:
@@ -101,39 +122,78 @@ def retune_model(
     classes: Sequence[str],
     *,
     name: str | None = None,
+    force: bool = False,
     device: torch.device,
     on_progress: OnProgress = silent,
 ) -> tuple[str, Tuning]:
     """Tune `classes` of a registered model outside a round, and register the result as a version of `name`.
 
-    `name` is by default the one in `reference`. Raises UsageError when there is none, and what ``tune_model`` raises.
+    `name` is by default the one in `reference`. Heads that are worse than those they replace (``Tuning.kept``) are not
+    registered, unless `force`; when none is left there is no new version, and the digest is the old model's.
+    Raises UsageError when there is no name, and what ``tune_model`` raises.
     """
     registry, config = project.open_registry(), project.config
     wanted = ClassList.of(classes, config.aliases)
     name = name or name_in(reference)
     model = load_model(registry, reference, device)
-    with TemporaryDirectory(dir=project.root, prefix=".tuning-") as folder:
+    with TemporaryDirectory(dir=project.root, prefix=".tuning-") as temporary:
+        folder = Path(temporary)
         done = tune_model(
-            project, model, wanted, Path(folder), seed=config.seed, device=device, on_progress=on_progress
+            project,
+            model,
+            wanted,
+            folder,
+            seed=config.seed,
+            device=device,
+            force=force,
+            on_progress=on_progress,
         )
-        network = compose(model, Path(folder), wanted)
-    settings = config.tune.model_dump(mode="json")
-    measured = {"seconds": done.result.seconds, "device": str(device)}
-    round_number = 1 + model.record.round
-    tuned = {
-        c: Tuned(done.annotations[c], settings, config.seed, round_number, measured) for c in done.annotations
-    }
-    digest = register_model(
-        registry,
-        name,
-        network,
-        config,
-        tuned,
-        parent=model,
-        round_number=round_number,
-        note=f"tuned {', '.join(wanted)}",
-    )
+        digest = register_tuning(
+            project, model, folder, name, seed=config.seed, round_number=1 + model.record.round, note="",
+            measured={"seconds": done.result.seconds, "device": str(device)},
+        )  # fmt: skip
     return digest, done
+
+
+def register_tuning(
+    project: Project,
+    model: Model,
+    folder: Path,
+    name: str,
+    *,
+    seed: int,
+    round_number: int,
+    measured: Mapping[str, Any],
+    note: str,
+) -> str:
+    """Register what a tuning left in `folder` as a version of `name`; the model's own digest when it left no weights."""
+    config, about, new = project.config, read_record(folder), new_heads(folder)
+    if not new:
+        return model.digest
+    settings = config.tune.model_dump(mode="json")
+    tuned = {
+        c: Tuned(
+            about["annotations"].get(c, ()), settings, seed, round_number,
+            {**measured, "validation": about["validation"].get(c), "change": about["changes"].get(c)},
+        )
+        for c in new
+    }  # fmt: skip
+    return register_model(
+        project.open_registry(), name, compose(model, folder), config, tuned,
+        parent=model if config.tune.start == "model" else None,
+        round_number=round_number, note=tuning_note(config.tune, about, note),
+    )  # fmt: skip
+
+
+def tuning_note(settings: TuneSettings, about: Mapping[str, Any], note: str = "") -> str:
+    """What a person should know of a tuned version: which heads are new, from what, and what stayed."""
+    parts = [note or f"tuned {', '.join(about['classes'])}"]
+    if settings.start == "scratch":
+        parts.append("from scratch")
+    parts += [f"{c} kept its old head" for c in about["kept"]]
+    if settings.unlabelled == "background":
+        parts.append(f"WARNING: {FORGETFUL}")
+    return "; ".join(parts)
 
 
 def name_in(reference: str) -> str:

@@ -7,9 +7,10 @@ annotated is never taught as background.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 
@@ -30,6 +31,9 @@ from ctune.optimise import (
 )
 from ctune.types import OnProgress, Progress, silent
 
+OnEpoch: TypeAlias = Callable[[int, Network], bool]
+"""Called with the number of epochs done and the network; True ends the training."""
+
 
 @dataclass(frozen=True)
 class TrainResult:
@@ -48,12 +52,14 @@ def train(
     seed: int,
     device: torch.device,
     checkpoint: Path | None = None,
+    on_epoch: OnEpoch | None = None,
     on_progress: OnProgress = silent,
 ) -> TrainResult:
     """Train every parameter of `network` that requires a gradient, in place.
 
     With `checkpoint`, a safetensors file, the state is written there every `settings.checkpoint_every` epochs and a run
     that was killed goes on from it; the weights at the end equal those of a run that was never interrupted.
+    `on_epoch` is called with the number of epochs done and the network after each; True ends the training there.
     Raises ModelError when a case annotates none of the network's classes.
     """
     started = time.perf_counter()
@@ -71,12 +77,18 @@ def train(
         on_progress(Progress("train", at.epoch, settings.epochs, f"loss {loss:.3f}", {"loss": loss}))
         if checkpoint and (at.epoch % settings.checkpoint_every == 0 or at.epoch == settings.epochs):
             save_checkpoint(checkpoint, network, optimiser, at, identity)
+        if on_epoch and on_epoch(at.epoch, network):
+            break
     network.eval()
-    # From here on a head knows the base that it belongs to.
+    settle(network)
+    return TrainResult(at.losses, at.epoch * batches.steps_per_epoch, time.perf_counter() - started)
+
+
+def settle(network: Network) -> None:
+    """From here on every head knows the base that it belongs to."""
     digest = fingerprint(network.base, modes=False)
     for name in network.classes:
         network.head(name).base_digest = digest
-    return TrainResult(at.losses, settings.epochs * batches.steps_per_epoch, time.perf_counter() - started)
 
 
 def _epoch(

@@ -10,7 +10,8 @@ import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,16 +27,23 @@ from ctune.model.network import Network
 from ctune.optimise import make_optimiser, set_learning_rate
 from ctune.subpatches import SubPatches, cached_windows
 from ctune.types import OnProgress, Progress, silent
+from ctune.watch import Look, Validation, Watch
 
 
 @dataclass(frozen=True)
 class TuneResult:
-    """What a tuning did. losses: {class: mean loss of each epoch}. seconds: the cache's share apart."""
+    """What a tuning did. losses: {class: mean loss of each epoch}. seconds: the cache's share apart.
+
+    looks: {class: what the validation cases said, oldest first}. kept: {class: the look whose weights were kept}; a class
+    that no validation case annotates has none, and its last weights.
+    """
 
     losses: Mapping[str, tuple[float, ...]]
     steps: Mapping[str, int]
     seconds: float
     cache_seconds: float
+    looks: Mapping[str, tuple[Look, ...]] = field(default_factory=dict)
+    kept: Mapping[str, Look] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -69,12 +77,14 @@ def tune_heads(
     seed: int,
     device: torch.device,
     cache: Path,
+    validation: Validation | None = None,
     on_progress: OnProgress = silent,
 ) -> TuneResult:
     """Tune the heads of `classes` in place; the base and every other head stay as they are, bit for bit.
 
     `window` and `overlap` are those of prediction, so that a head learns from the features it will see. A case counts
-    for the classes that its labels name. Raises ModelError when a class has no head or no case annotates it.
+    for the classes that its labels name. A head that `validation` covers ends with its best weights, and may stop early;
+    any other with its last. Raises ModelError when a class has no head or no case annotates it.
     """
     started = time.perf_counter()
     network.to(device)
@@ -85,15 +95,31 @@ def tune_heads(
     cached = time.perf_counter()
     pools = {name: SubPatches([w for w in windows if name in w.labels], name, settings) for name in classes}
 
+    watches = _watches(network, classes, validation, settings)
+
     def one(name: str) -> tuple[float, ...]:
-        return _tune_one(network, name, pools[name], settings, seed, device, on_progress)
+        return _tune_one(network, name, pools[name], settings, seed, device, watches.get(name), on_progress)
 
     losses = dict(zip(classes, _side_by_side(one, classes, device), strict=True))
+    kept = {name: look for name, watch in watches.items() if (look := watch.restore())}
     for name in classes:
         network.head(name).base_digest = base_digest
-    steps = {name: pools[name].steps_per_epoch * settings.epochs for name in classes}
+    steps = {name: pools[name].steps_per_epoch * len(losses[name]) for name in classes}
+    looks = {name: tuple(watch.looks) for name, watch in watches.items()}
     network.eval()
-    return TuneResult(losses, steps, time.perf_counter() - started, cached - started)
+    return TuneResult(losses, steps, time.perf_counter() - started, cached - started, looks, kept)
+
+
+def _watches(
+    network: Network, classes: Sequence[str], validation: Validation | None, settings: Tuning
+) -> dict[str, Watch]:
+    """One watch a head that validation covers: a head looks at itself alone."""
+    if validation is None or settings.validate_every == 0:
+        return {}
+    return {
+        name: Watch(network.head(name), partial(validation.dice, network, (name,)), settings)
+        for name in validation.covers(classes)
+    }
 
 
 def _side_by_side(
@@ -125,6 +151,7 @@ def _tune_one(
     settings: Tuning,
     seed: int,
     device: torch.device,
+    watch: Watch | None,
     on_progress: OnProgress,
 ) -> tuple[float, ...]:
     rng = np.random.default_rng([seed, int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")])
@@ -148,6 +175,8 @@ def _tune_one(
                 f"tune {name}", epoch + 1, settings.epochs, f"loss {losses[-1]:.3f}", {"loss": losses[-1]}
             )
         )
+        if watch and watch.after(epoch + 1):
+            break
     return tuple(losses)
 
 

@@ -24,6 +24,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "ctune.compositions",
         "ctune.foundation",
         "ctune.continual",
+        "ctune.strategy",
+        "ctune.outcome",
+        "ctune.validate",
+        "ctune.watch",
         "ctune.optimise",
         "ctune.predict",
         "ctune.importance",
@@ -37,12 +41,12 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "ctune.revise",
     ),
     ("ctune.round",),
-    ("ctune.report", "ctune.demo"),
+    ("ctune.report", "ctune.demo", "ctune.bench"),
 )
 """The words, what handles values and files, the verbs, the round, what looks at rounds."""
 
-KNOW_THE_REGISTRY = ("ctune.project", "ctune.compositions", "ctune.round")
-"""What opens a project's registry, what turns a network into records and back, and the order of a round."""
+KNOW_THE_REGISTRY = ("ctune.project", "ctune.compositions", "ctune.round", "ctune.bench")
+"""What opens a project's registry, what turns a network into records and back, the order of a round, and what measures it."""
 
 WITHOUT_TORCH = (
     "cli",
@@ -56,6 +60,11 @@ WITHOUT_TORCH = (
     "ctune.evaluate",
     "ctune.revise",
     "ctune.report",
+    "ctune.bench.catalogue",
+    "ctune.bench.machine",
+    "ctune.bench.result",
+    "ctune.bench.run",
+    "ctune.bench.registry",
 )
 """Imported before anybody knows whether torch is needed: these import it inside a function."""
 

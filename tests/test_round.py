@@ -15,7 +15,6 @@ import torch
 from small_network import GRID, config, project, volume
 
 from ctune.compositions import load_model
-from ctune.continual import revised_cases
 from ctune.data.nifti import write_mask
 from ctune.errors import RoundError
 from ctune.evaluate import read_scores
@@ -24,6 +23,7 @@ from ctune.hybrid import load_hybrid
 from ctune.project import Project
 from ctune.round import ARROWS, folder_of, hand_in, history, resume, rounds, simulate_expert, start
 from ctune.select import read_csv
+from ctune.strategy import revised_cases
 from ctune.types import Source, Split
 
 CPU = torch.device("cpu")

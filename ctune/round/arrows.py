@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ctune.cohort import evaluate_cases, hybrid_of, predict_cases, score_cases
-from ctune.compositions import Model, Tuned, load_model, record_evaluation, register_model
-from ctune.continual import compose, revised_cases, tune_model
+from ctune.cohort import evaluate_cases, predict_cases, score_cases
+from ctune.compositions import Model, load_model, record_evaluation
+from ctune.continual import tune_model
 from ctune.evaluate import CaseScore, read_scores, summarise
 from ctune.expert import revise_selected
-from ctune.hybrid import load_hybrid, save_hybrid
+from ctune.foundation import register_tuning
+from ctune.hybrid import save_hybrid
 from ctune.importance import read_importances, write_importances
 from ctune.model.network import Network
 from ctune.optimise import resolve_device
+from ctune.outcome import compose, read_record, validation_of
 from ctune.predict import masks_of, read_prediction
 from ctune.project import Project
 from ctune.round.predicted import PredictedMasks
 from ctune.round.state import RoundState, folder_of
 from ctune.select import Selected, read_csv, select, write_csv
+from ctune.strategy import labels_of, training_cases
 from ctune.types import AnnotationRecord, OnProgress, Source, Split
 from registry import Registry
 
@@ -137,13 +141,17 @@ class Desk:
         return {"cases": sorted(done), "missing": missing, "seconds": self._expert_seconds()}
 
     def hybrid(self) -> dict[str, Any]:
-        """Merge, for every case that trains a head of the round, what is known of all classes."""
-        cases = revised_cases(self.project, self.state.classes)
+        """Put together, for every case that trains, the labels that the data strategy takes."""
+        settings, classes = self.project.config.tune, self.state.classes
+        cases = training_cases(self.project, classes, settings)
+        every = tuple(dict.fromkeys([*self.model.network.classes, *classes]))
         for case_id in cases:
-            self._keep_predictions(case_id)
-            merged = hybrid_of(self.project, case_id)
-            save_hybrid(self.folder / "hybrid" / case_id, merged)
-        return {"cases": cases}
+            if settings.data == "hybrid":
+                self._keep_predictions(case_id)
+            save_hybrid(
+                self.folder / "hybrid" / case_id, labels_of(self.project, case_id, classes, every, settings)
+            )
+        return {"cases": cases, "data": settings.data}
 
     def tune(self) -> dict[str, Any]:
         """Tune the heads of the round's classes and prove that nothing else moved; the weights are kept as files."""
@@ -154,10 +162,14 @@ class Desk:
             self.weights,
             seed=self.state.seed,
             device=self.device,
+            force=self.state.force,
             on_progress=self.on_progress,
         )
         proof = done.proof
         return {
+            "kept": list(done.kept),
+            "changes": {name: asdict(change) for name, change in done.changes.items()},
+            "validation": validation_of(done.result),
             "seconds": done.result.seconds,
             "cache_seconds": done.result.cache_seconds,
             "steps": dict(done.result.steps),
@@ -175,39 +187,28 @@ class Desk:
         before = folder_of(self.project, 0) / "evaluation"
         if self.state.number == 1 and not (before / "scores.json").exists():
             self._record(self.model.digest, self._scores(self.model.reload(), before))
-        scores = self._scores(
-            compose(self.model, self.weights, self.state.classes), self.folder / "evaluation"
-        )
+        scores = self._scores(compose(self.model, self.weights), self.folder / "evaluation")
         means = {name: summary.dice for name, summary in summarise(scores).items()}
         return {"cases": len({s.case_id for s in scores}), "classes": means}
 
     def register(self) -> dict[str, Any]:
-        """A new version of the model: the tuned heads are new, the rest is the old by digest."""
-        settings = self.project.config.tune
-        measured = {"seconds": self.state.arrows["tune"].seconds, "device": str(self.device)}
-        tuned = {
-            name: Tuned(
-                self._annotations_of(name),
-                settings.model_dump(mode="json"),
-                self.state.seed,
-                self.state.number,
-                measured,
-            )
-            for name in self.state.classes
-        }
-        digest = register_model(
-            self.registry,
+        """A new version of the model: the tuned heads are new, the rest is the old by digest.
+
+        A class whose new head is worse on the validation cases keeps its old one; when all do, there is no new version.
+        """
+        digest = register_tuning(
+            self.project,
+            self.model,
+            self.weights,
             self.state.name,
-            compose(self.model, self.weights, self.state.classes),
-            self.project.config,
-            tuned,
-            parent=self.model,
+            seed=self.state.seed,
             round_number=self.state.number,
+            measured={"seconds": self.state.arrows["tune"].seconds, "device": str(self.device)},
             note=f"round {self.state.number}: {', '.join(self.state.classes)}",
         )
         if (self.folder / "evaluation" / "scores.json").exists():
             self._record(digest, read_scores(self.folder / "evaluation"))
-        return {"model": digest, "name": self.state.name}
+        return {"model": digest, "name": self.state.name, "kept": read_record(self.weights)["kept"]}
 
     # What arrows share --------------------------------------------------------------------------------------------
 
@@ -251,13 +252,6 @@ class Desk:
                     round=self.state.number,
                     model=prediction.model,
                 )
-
-    def _annotations_of(self, class_name: str) -> list[AnnotationRecord]:
-        """What the head of a class was tuned on: the annotations that won a voxel in the merged labels."""
-        merged = (
-            load_hybrid(self.folder / "hybrid" / c) for c in revised_cases(self.project, self.state.classes)
-        )
-        return [record for h in merged for record in h.records.get(class_name, ())]
 
 
 def _revised(records: Sequence[AnnotationRecord]) -> list[AnnotationRecord]:

@@ -30,10 +30,11 @@ def start(
     strategy: str | None = None,
     expert: str = "expert",
     truth: Path | None = None,
+    force: bool = False,
     on_progress: OnProgress = silent,
 ) -> RoundState:
     """Begin the next round from `model` (a digest) and go as far as it can: to the end with a simulated expert
-    (`truth`), to the expert's desk without one.
+    (`truth`), to the expert's desk without one. `force` registers heads that are worse than those they replace.
 
     Raises RoundError while another round is unfinished, and UnknownClassError for impossible class names.
     """
@@ -55,6 +56,7 @@ def start(
             seed=project.config.seed + number,
             expert=expert,
             truth=str(truth.resolve()) if truth else None,
+            force=force,
             started=now(),
         )
         write_state(project, state)

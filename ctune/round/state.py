@@ -41,6 +41,8 @@ class RoundState(BaseModel):
     expert: str
     truth: str | None = None
     """Folder of a hidden truth: a simulated expert revises."""
+    force: bool = False
+    """Register heads that are worse than those they replace."""
     started: str
     arrows: dict[str, ArrowDone] = Field(default_factory=dict)
     model_out: str | None = None

@@ -1,0 +1,100 @@
+"""What a tuning learns from: the data strategies, and what a class counts as where nobody annotated it.
+
+``hybrid``: in the cases that an expert revised, everything that is known, merged (paper, section 2). ``revised-only``: the
+revised masks of the tuned classes in these cases and nothing else. ``full``: what people have judged, original and revised,
+in every case of the pool.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from ctune.cohort import hybrid_of, prepare_labels
+from ctune.config import Tuning
+from ctune.data.prepared import PreparedCase
+from ctune.project import Project
+from ctune.types import UNLABELLED, AnnotationRecord, HybridAnnotation, Mask, Source, Split
+
+JUDGED = (Source.ORIGINAL, Source.REVISED)
+"""Sources behind which a person stands."""
+
+FORGETFUL = (
+    "classes that nobody annotated are taught as background (tune.unlabelled = background): the model will forget "
+    "them; this is for measuring the collapse, not for use"
+)
+"""The warning that goes with ``tune.unlabelled = "background"``."""
+
+
+def revised_cases(project: Project, classes: Sequence[str]) -> list[str]:
+    """Pool cases in which an expert has revised at least one of `classes`, in any round."""
+    wanted, pool = set(classes), project.pool
+    return [
+        case.id
+        for case in pool.cases(Split.POOL)
+        if wanted & {a.class_name for a in pool.annotations(case.id) if a.source == Source.REVISED}
+    ]
+
+
+def training_cases(project: Project, classes: Sequence[str], settings: Tuning) -> list[str]:
+    """The cases that a tuning of `classes` learns from; those of the validation and test splits never train."""
+    if settings.data == "full":
+        return [case.id for case in project.pool.cases(Split.POOL)]
+    return revised_cases(project, classes)
+
+
+def labels_of(
+    project: Project, case_id: str, classes: Collection[str], trained: Collection[str], settings: Tuning
+) -> HybridAnnotation:
+    """The labels of one case that train under ``settings.data``.
+
+    `classes` are tuned; `trained` are all whose labels can matter: `classes` alone under ``trainable = "heads"``, else
+    all that the network has. A class of which nothing is known there is not in the result.
+    """
+    if settings.data == "revised-only":
+        return only(hybrid_of(project, case_id, (Source.REVISED,)), classes)
+    return only(hybrid_of(project, case_id, JUDGED if settings.data == "full" else tuple(Source)), trained)
+
+
+def only(labels: HybridAnnotation, classes: Collection[str]) -> HybridAnnotation:
+    """What the labels of a case say of `classes`."""
+    return replace(
+        labels,
+        masks={n: m for n, m in labels.masks.items() if n in classes},
+        origin={n: o for n, o in labels.origin.items() if n in classes},
+        records={n: r for n, r in labels.records.items() if n in classes},
+    )
+
+
+def training_data(
+    project: Project, classes: Sequence[str], trained: Sequence[str], settings: Tuning
+) -> tuple[list[PreparedCase], dict[str, list[AnnotationRecord]]]:
+    """The cases with the labels that train, in the network's space, and {class: the annotations behind them}.
+
+    A class without an annotation has no label in a case; only ``unlabelled = "background"`` gives it an empty mask. A
+    case that says nothing of `trained` is left out. One case is in memory at a time.
+    """
+    cases, used = list[PreparedCase](), {name: list[AnnotationRecord]() for name in trained}
+    for case_id in training_cases(project, classes, settings):
+        labels = labels_of(project, case_id, classes, trained, settings)
+        if not labels.masks:
+            continue
+        masks = as_background(labels.masks, trained) if settings.unlabelled == "background" else labels.masks
+        cases.append(prepare_labels(project, case_id, masks))
+        for name, records in labels.records.items():
+            used[name] += records
+    return cases, used
+
+
+def as_background(masks: Mapping[str, Mask], classes: Sequence[str]) -> dict[str, Mask]:
+    """Masks of all `classes` in which everything that nobody judged is background; (X, Y, Z) uint8, the inputs stay.
+
+    This is the mistake behind the collapse of revised-only tuning (paper, table 1): here to be measured.
+    """
+    nothing = np.zeros_like(next(iter(masks.values())))
+    return {
+        name: np.where(masks[name] == UNLABELLED, np.uint8(0), masks[name]) if name in masks else nothing
+        for name in classes
+    }
