@@ -17,7 +17,7 @@ from typer.core import TyperCommand, TyperGroup
 from cli.output import emit_error, fail
 from ctune import __version__
 
-START, DATA, LOOP, MODELS = "Start here", "Data", "The loop", "Models"
+START, DATA, LOOP, MODELS, FIGURES = "Start here", "Data", "The loop", "Models", "Figures"
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ COMMANDS = (
     Command(
         "registry", "cli.registry:app", "Versions of models: list, compare, promote, verify, move.", MODELS
     ),
+    Command("bench", "cli.bench:app", "Measure what the loop costs and gives.", FIGURES),
 )
 """Every command; its module is imported when the command runs, so that ``ctune --help`` stays quick."""
 

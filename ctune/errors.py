@@ -13,7 +13,8 @@ CtuneError                     exit code 1: the work failed
 │   └── HeadBaseMismatchError  a head on a base that it was not tuned on
 ├── FrozenChangedError         exit code 4: something that must not move has moved
 ├── GateError                  exit code 3: a gate said no
-└── RoundError                 a round is in a state that does not allow this
+├── RoundError                 a round is in a state that does not allow this
+└── BenchPausedError           a benchmark's time is over; the same command goes on
 
 The registry is a leaf with a tree of its own (``registry.errors``); each of its errors carries ``exit_code`` too.
 
@@ -85,3 +86,7 @@ class GateError(CtuneError):
 
 class RoundError(CtuneError):
     """A round is in a state that does not allow what was asked."""
+
+
+class BenchPausedError(CtuneError):
+    """A benchmark stopped because its time was over; the same command goes on where it stopped."""

@@ -1,0 +1,70 @@
+"""The table of benchmarks; a module is imported when its benchmark runs, so that listing them stays quick."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias, cast
+
+from ctune.errors import UsageError
+
+if TYPE_CHECKING:
+    from ctune.bench.result import Measured
+    from ctune.types import OnProgress
+
+    Run: TypeAlias = Callable[[str, Sequence[int], Path, OnProgress], Measured]
+
+
+class Preset(StrEnum):
+    """How much a benchmark does. smoke: seconds to a minute, in CI; cpu: up to an hour or two; gpu: on an accelerator."""
+
+    SMOKE = "smoke"
+    CPU = "cpu"
+    GPU = "gpu"
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One benchmark.
+
+    `target` is ``module:function``, called as ``run(preset, seeds, work, on_progress)``; it returns ``result.Measured``.
+    `work` is a folder of this run alone: what is finished is left there, so that the same command resumes after a kill.
+    """
+
+    name: str
+    target: str
+    help: str
+    presets: tuple[Preset, ...] = tuple(Preset)
+
+
+BENCHES = (
+    Bench(
+        "registry",
+        "ctune.bench.registry:run",
+        "How fast ten thousand versions are found, listed, shown and registered, beside plain writes and MLflow.",
+        (Preset.SMOKE, Preset.CPU),
+    ),
+)
+"""Every benchmark, in the order in which they are listed."""
+
+
+def find_bench(name: str) -> Bench:
+    """A benchmark by name. Raises UsageError with the known ones.
+
+    >>> find_bench("registry").target
+    'ctune.bench.registry:run'
+    """
+    for bench in BENCHES:
+        if bench.name == name:
+            return bench
+    known = ", ".join(bench.name for bench in BENCHES)
+    raise UsageError(f"expected a benchmark of {known}, got {name!r}")
+
+
+def load(bench: Bench) -> Run:
+    """Import a benchmark's module and return its function."""
+    module, _, attribute = bench.target.partition(":")
+    return cast("Run", getattr(importlib.import_module(module), attribute))

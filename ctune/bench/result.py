@@ -1,0 +1,149 @@
+"""What a benchmark leaves: one document a run, with everything that is needed to judge or repeat it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, computed_field
+
+from ctune.data.files import read_json, write_json
+from ctune.errors import DataError, GateError
+
+SCHEMA_VERSION = 1
+"""Rises when a field changes its meaning or goes; a new field does not raise it."""
+
+
+class Gate(BaseModel):
+    """A bound that a figure must keep. at_most: the figure may not be above `bound`, else not below it.
+
+    value: None when it could not be measured, which does not pass. reference: what the bound was set by, in words
+    ("2.1 on two cores, results/registry-cpu-cpu.json").
+    """
+
+    model_config = ConfigDict(frozen=True)
+    figure: str
+    value: float | None
+    bound: float
+    reference: str
+    at_most: bool = True
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def passed(self) -> bool:
+        """Whether the figure keeps its bound; false also for not-a-number."""
+        if self.value is None:
+            return False
+        return self.value <= self.bound if self.at_most else self.value >= self.bound
+
+    def __str__(self) -> str:
+        side = "at most" if self.at_most else "at least"
+        got = "none" if self.value is None else f"{self.value:.4g}"
+        return f"{self.figure}: expected {side} {self.bound:g}, got {got}; reference: {self.reference}"
+
+
+def check_gates(gates: Sequence[Gate]) -> None:
+    """Raise GateError with figure, bound and reference of every gate that was not passed.
+
+    >>> check_gates([Gate(figure="register_ratio", value=2.5, bound=3.0, reference="1.9 on two cores")])
+    """
+    failed = [str(gate) for gate in gates if not gate.passed]
+    if failed:
+        raise GateError(f"{'; '.join(failed)}; find what made it worse, or move the bound and say why")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a benchmark's function returns.
+
+    measures: {name: figure}, the few that it is about; they stand at the top of the document. details: everything else,
+    every case's figures and every duration included. failures: what could not be measured, in words. data: {what: sha256
+    in hexadecimal} of everything that was read or generated. gates: bounds on measures.
+    """
+
+    measures: Mapping[str, Any]
+    details: Mapping[str, Any] = field(default_factory=dict)
+    failures: Sequence[str] = ()
+    data: Mapping[str, str] = field(default_factory=dict)
+    gates: Sequence[Gate] = ()
+
+
+class Attempt(BaseModel):
+    """One process of a run that may have been stopped and resumed. started: UTC; commit: of the source, if known."""
+
+    model_config = ConfigDict(frozen=True)
+    started: str
+    seconds: float
+    peak_memory_mb: float
+    commit: str | None
+
+
+class BenchResult(BaseModel):
+    """The record of one run. seconds: of all attempts together; peak_memory_mb: MiB, the highest of them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    schema_version: int = SCHEMA_VERSION
+    what: str
+    preset: str
+    device: str
+    machine: dict[str, JsonValue]
+    versions: dict[str, str]
+    seeds: tuple[int, ...]
+    started: str
+    seconds: float
+    peak_memory_mb: float
+    attempts: tuple[Attempt, ...]
+    data: dict[str, str] = Field(default_factory=dict)
+    measures: dict[str, JsonValue]
+    gates: tuple[Gate, ...] = ()
+    details: dict[str, JsonValue] = Field(default_factory=dict)
+    failures: tuple[str, ...] = ()
+
+    def document(self) -> dict[str, Any]:
+        """The record as one flat JSON document: its measures stand beside the other fields, their names in `measures`."""
+        whole = self.model_dump(mode="json")
+        head = ("schema_version", "what", "preset", "device", "seeds")
+        return {
+            **{key: whole[key] for key in head},
+            **self.measures,
+            "measures": sorted(self.measures),
+            **{key: value for key, value in whole.items() if key not in (*head, "measures")},
+        }
+
+
+def check_measures(measures: Mapping[str, Any]) -> None:
+    """Raise DataError for a measure with the name of a field: it would hide it in the document."""
+    if taken := sorted(set(measures) & set(BenchResult.model_fields)):
+        raise DataError(f"expected measures with names of their own, got {', '.join(taken)}; rename them")
+
+
+def write_result(result: BenchResult, folder: Path) -> Path:
+    """Write a result as ``WHAT-PRESET-DEVICE.json`` and return where; an earlier run is never overwritten, a number is
+    added."""
+    device = re.sub(r"[^a-z0-9]+", "-", result.device.lower()).strip("-") or "cpu"
+    stem, number = f"{result.what}-{result.preset}-{device}", 1
+    while (path := folder / (f"{stem}.json" if number == 1 else f"{stem}-{number}.json")).exists():
+        number += 1
+    write_json(path, result.document())
+    return path
+
+
+def read_result(path: Path) -> BenchResult:
+    """A result as it was written. Raises DataError for another schema or a file that is none."""
+    try:
+        document = read_json(path)
+        version = document["schema_version"]
+        if version != SCHEMA_VERSION:
+            raise DataError(
+                f"expected schema version {SCHEMA_VERSION} in {path}, got {version}; measure again, or use that ctune"
+            )
+        measures = {name: document.pop(name) for name in document["measures"]}
+        return BenchResult.model_validate({**document, "measures": measures})
+    except (ValueError, KeyError, TypeError, ValidationError) as error:
+        problem = " ".join(str(error).split())[:200]
+        raise DataError(
+            f"expected the result of a benchmark in {path}, got: {problem}; measure again"
+        ) from None
