@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from registry.database import Database
 from registry.errors import ExistsError, NotFoundError, RegistryError
 from registry.records import EventRecord, canonical, digest_of
+from registry.statements import ALIASED, NEWEST, NUMBERED, STARTING
 from registry.tables import aliases, events, records, versions
 
 
@@ -114,9 +115,8 @@ class Catalog:
 
     def starting_with(self, prefix: str) -> list[str]:
         """Digests of records that begin with `prefix`, five at most."""
-        here = (records.c.digest >= prefix) & (records.c.digest < prefix + "g")
         with self.database.reading() as db:
-            return list(db.execute(sa.select(records.c.digest).where(here).limit(5)).scalars())
+            return list(db.execute(STARTING, {"prefix": prefix, "end": prefix + "g"}).scalars())
 
     def delete_records(self, choose: Callable[[], Iterable[str]], actor: str) -> list[str]:
         """Delete the records that `choose` names, asked while nobody else can register."""
@@ -170,12 +170,8 @@ class Catalog:
 
     def version(self, name: str, number: int | None = None) -> Version:
         """One version of a name, by default the newest. Raises NotFoundError."""
-        query = sa.select(versions).where(versions.c.name == name)
-        query = query.order_by(versions.c.version.desc()).limit(1)
-        if number is not None:
-            query = query.where(versions.c.version == number)
         with self.database.reading() as db:
-            row = db.execute(query).first()
+            row = db.execute(NEWEST if number is None else NUMBERED, {"of": name, "number": number}).first()
         if row is None:
             wanted = name if number is None else f"{name}:{number}"
             raise NotFoundError(
@@ -232,6 +228,12 @@ class Catalog:
             else:
                 db.execute(aliases.update().where(here).values(version=version))
             _log(db, actor, action, name, {"alias": alias, "from": before, "to": version, **(details or {})})
+
+    def aliased(self, name: str, alias: str) -> Version | None:
+        """The version that ``name@alias`` points at."""
+        with self.database.reading() as db:
+            row = db.execute(ALIASED, {"of": name, "alias": alias}).first()
+        return None if row is None else Version(*row)
 
     def aliases(self, name: str | None = None) -> dict[tuple[str, str], int]:
         """{(name, alias): version}."""

@@ -173,14 +173,14 @@ class Registry:
                 )
             return found[0]
         assert wanted.name is not None
-        number = wanted.version
-        if wanted.alias is not None:
-            number = self.aliases(wanted.name).get((wanted.name, wanted.alias))
-            if number is None:
-                raise NotFoundError(
-                    f"expected an alias of {wanted.name}, got {wanted.alias!r}; `ctune registry alias {wanted.name}` names them"
-                )
-        return self.catalog.version(wanted.name, number).digest
+        if wanted.alias is None:
+            return self.catalog.version(wanted.name, wanted.version).digest
+        version = self.catalog.aliased(wanted.name, wanted.alias)
+        if version is None:
+            raise NotFoundError(
+                f"expected an alias of {wanted.name}, got {wanted.alias!r}; `ctune registry alias {wanted.name}` names them"
+            )
+        return version.digest
 
     def set_alias(self, name: str, alias: str, version: int, *, actor: str | None = None) -> None:
         """Point ``name@alias`` at a version. Raises InvalidNameError, NotFoundError."""
