@@ -8,7 +8,8 @@ from registry.tables import aliases, records, versions
 
 _OF_NAME = sa.select(versions).where(versions.c.name == sa.bindparam("of"))
 _POINTS_AT = (aliases.c.name == versions.c.name) & (aliases.c.version == versions.c.version)
-_FROM, _TO = sa.bindparam("prefix"), sa.bindparam("end")
+_FROM: sa.BindParameter[str] = sa.bindparam("prefix")
+_TO: sa.BindParameter[str] = sa.bindparam("end")
 
 NEWEST = _OF_NAME.order_by(versions.c.version.desc()).limit(1)
 """The newest version of a name: `of`."""
