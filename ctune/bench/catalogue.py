@@ -42,6 +42,11 @@ class Bench:
 
 BENCHES = (
     Bench(
+        "speed",
+        "ctune.bench.speed:run",
+        "Continual tuning against full training on the same annotations: seconds, steps, Dice.",
+    ),
+    Bench(
         "registry",
         "ctune.bench.registry:run",
         "How fast ten thousand versions are found, listed, shown and registered, beside plain writes and MLflow.",
