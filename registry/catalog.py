@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from registry.database import Database
 from registry.errors import ExistsError, NotFoundError, RegistryError
 from registry.records import EventRecord, canonical, digest_of
-from registry.statements import ALIASED, NEWEST, NUMBERED, STARTING
+from registry.statements import ALIASED, NEWEST, NUMBERED, RECORD, STARTING
 from registry.tables import aliases, events, records, versions
 
 
@@ -100,7 +100,7 @@ class Catalog:
     def record(self, digest: str) -> Row | None:
         """One record by its whole digest."""
         with self.database.reading() as db:
-            row = db.execute(sa.select(records).where(records.c.digest == digest)).first()
+            row = db.execute(RECORD, {"digest": digest}).first()
         return None if row is None else _row(row)
 
     def records(self, kind: str | None = None, subject: str | None = None) -> list[Row]:

@@ -11,6 +11,8 @@ _POINTS_AT = (aliases.c.name == versions.c.name) & (aliases.c.version == version
 _FROM: sa.BindParameter[str] = sa.bindparam("prefix")
 _TO: sa.BindParameter[str] = sa.bindparam("end")
 
+RECORD = sa.select(records).where(records.c.digest == sa.bindparam("digest"))
+"""One record: `digest`."""
 NEWEST = _OF_NAME.order_by(versions.c.version.desc()).limit(1)
 """The newest version of a name: `of`."""
 NUMBERED = _OF_NAME.where(versions.c.version == sa.bindparam("number"))
