@@ -11,6 +11,7 @@ whatever the source: the highest is the newest. All of these files are read-only
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -97,6 +98,12 @@ class Pool:
             about = read_json(path)
             grid = Grid(tuple(about["shape"]), about["affine"])
             split, image, notes = Split(about["split"]), path.parent / about["image"], tuple(about["notes"])
+            # Pools of before there were seals have none.
+            if about.get("seal", "") not in ("", _seal(case_id, split, about["sha256"])):
+                raise PoolError(
+                    f"case {case_id}: expected the split and the CT that it was imported with, for good, got another in "
+                    f"{path} (split {split}); put the record back as it was"
+                )
             return CaseRecord(
                 about["id"], split, image, about["sha256"], grid, notes, about["added"], about["origin"]
             )
@@ -153,7 +160,7 @@ class Pool:
                 about = {
                     "format": 1, "id": case_id, "split": Split(split).value, "image": name, "sha256": digest,
                     "shape": grid.shape, "affine": grid.affine.tolist(), "notes": header_notes(image),
-                    "added": now(), "origin": dict(origin or {}),
+                    "added": now(), "origin": dict(origin or {}), "seal": _seal(case_id, Split(split), digest),
                 }  # fmt: skip
                 write_json(building / "case.json", about, read_only=True)
                 sync_folder(building)
@@ -223,6 +230,11 @@ class Pool:
             for leftover in self.root.glob(_BUILDING.format("*")):
                 shutil.rmtree(leftover, ignore_errors=True)
             yield
+
+
+def _seal(case_id: str, split: Split, sha256: str) -> str:
+    """What makes an edited split or CT seen: a case that moved from validation to training would flatter every number."""
+    return hashlib.sha256(f"{case_id}\n{split.value}\n{sha256}".encode()).hexdigest()
 
 
 def _copy(image: Path, target: Path, digest: str, case_id: str) -> None:
