@@ -98,12 +98,14 @@ class Registry:
         """Bytes by digest, checked. Raises IntegrityError."""
         return self.store.get(digest)
 
-    def register(self, record: AnyRecord, measured: Mapping[str, Any] | None = None) -> str:
+    def register(
+        self, record: AnyRecord, measured: Mapping[str, Any] | None = None, *, name: str | None = None
+    ) -> str:
         """Register a record and return its digest; the same record again adds nothing.
 
-        `measured` is kept beside it (seconds, device): it is no part of its identity. Raises IntegrityError when something
-        that the record needs is not here, WeightsError when its weights are not safetensors, MismatchError when its parts
-        do not belong together.
+        `measured` is kept beside it (seconds, device): it is no part of its identity. With `name` a model becomes the next
+        version of that name, see ``add_version``. Raises IntegrityError when something that the record needs is not here,
+        WeightsError when its weights are not safetensors, MismatchError when its parts do not belong together.
         """
         for blob in blobs_of(record):
             self.must_hold([blob])
@@ -111,8 +113,13 @@ class Registry:
             check_weights(self.store.read(blob), self.store.size(blob), what)
         check_fit(record, self.known)
         body = canonical(record)
+        if name is not None:  # before anything is kept
+            check_name(name)
+            _as_model(record, digest_of(body))
         row = Row(digest_of(body), record.kind, subject_of(record), body, dict(measured or {}), now(), now())
         self.catalog.add_record(row, lambda: self._must_have_needs(record))
+        if name is not None:
+            self.add_version(name, row.digest)
         return row.digest
 
     def record_of(self, digest: str) -> AnyRecord:
@@ -256,12 +263,15 @@ class Registry:
                 )
 
     def _model(self, digest: str) -> ModelRecord:
-        record = self.record_of(digest)
-        if not isinstance(record, ModelRecord):
-            raise IntegrityError(
-                f"expected sha256:{digest[:12]} to be a model, it is a {record.kind}; name a model"
-            )
-        return record
+        return _as_model(self.record_of(digest), digest)
+
+
+def _as_model(record: AnyRecord, digest: str) -> ModelRecord:
+    if not isinstance(record, ModelRecord):
+        raise IntegrityError(
+            f"expected sha256:{digest[:12]} to be a model, it is a {record.kind}; name a model"
+        )
+    return record
 
 
 def check_actor(actor: str | None) -> str:

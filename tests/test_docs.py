@@ -105,3 +105,21 @@ def test_the_tour_runs_as_written(tmp_path: Path) -> None:
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
         assert done.returncode == 0, f"{' '.join(words)}\n{done.stdout}\n{done.stderr}"
+
+
+def test_the_registry_page_runs_as_written(tmp_path: Path) -> None:
+    """Every Python block of docs/registry.md, in order, in one process in an empty folder."""
+    text = (ROOT / "docs" / "registry.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
+    assert len(blocks) == 3
+    script = "\n".join(blocks) + "\nassert promotion.after == 1 and len(weights) > 4000\n"
+    script += "assert registry.verify().clean and registry.load('abdomen').record.round == 1\n"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr

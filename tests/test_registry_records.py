@@ -11,7 +11,14 @@ import small_registry as small
 from pydantic import ValidationError
 
 from registry import BaseRecord, EvaluationRecord, HeadRecord, ModelRecord, Registry
-from registry.errors import IntegrityError, MismatchError, NotFoundError, RegistryError, WeightsError
+from registry.errors import (
+    IntegrityError,
+    InvalidNameError,
+    MismatchError,
+    NotFoundError,
+    RegistryError,
+    WeightsError,
+)
 from registry.records import canonical, digest_of, read_record
 
 ZERO = "0" * 64
@@ -188,3 +195,16 @@ def test_a_model_is_loaded_with_its_parts(tmp_path: Path) -> None:
     )
     with pytest.raises(IntegrityError, match="to be a model, it is a head"):
         registry.load(f"sha256:{loaded.record.heads['aorta']}")
+
+
+def test_a_model_can_be_named_as_it_is_registered(tmp_path: Path) -> None:
+    registry = Registry.open(tmp_path)
+    on = small.base(registry)
+    record = ModelRecord(base=on, heads={"liver": small.head(registry, on, "liver", 0)})
+    assert registry.register(record, name="abdomen") == registry.resolve("abdomen:1")
+    with pytest.raises(InvalidNameError, match="capitals are not told apart everywhere"):
+        registry.register(ModelRecord(base=on, heads={}), name="Abdomen")
+    with pytest.raises(IntegrityError, match="to be a model, it is a head; name a model"):
+        head = registry.record_of(record.heads["liver"])
+        registry.register(head.model_copy(update={"round": 7}), name="abdomen")
+    assert len(registry.catalog.records()) == 3, "what cannot be named is not kept"
