@@ -2,60 +2,131 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cli.options import ProjectDir, names
-from cli.output import AsJson, emit, progress
+from cli.output import AsJson, emit, note, progress
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rich.console import Console
+
+    from ctune.continual import Tuning
 
 
 def tune(
     model: Annotated[
         str, typer.Argument(help="The model to tune: NAME, NAME:VERSION, NAME@ALIAS or sha256:...")
     ],
-    classes: Annotated[str, typer.Option("--classes", help="Classes whose heads are tuned, with commas.")],
+    classes: Annotated[
+        str, typer.Option("--classes", help="To tune, with commas; one that the model lacks is added.")
+    ],
     name: Annotated[
         str | None, typer.Option("--name", help="Of the new version; the model's own by default.")
     ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", help="Learn from: hybrid, revised-only or full; tune.data by default."),
+    ] = None,
+    trainable: Annotated[
+        str | None,
+        typer.Option(
+            "--trainable", help="What moves: heads, heads+decoder or all; tune.trainable by default."
+        ),
+    ] = None,
+    head: Annotated[
+        str | None,
+        typer.Option("--head", help="Kind of the heads: keep, text or pyramid; tune.head by default."),
+    ] = None,
+    from_scratch: Annotated[
+        bool, typer.Option("--from-scratch", help="Begin with a fresh base and fresh heads, same recipe.")
+    ] = False,
+    unlabelled: Annotated[
+        str | None,
+        typer.Option(
+            "--unlabelled",
+            help="masked, or background, which teaches that what nobody annotated is not there: it forgets.",
+        ),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="tune.epochs by default.")] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Register heads that are worse than those they replace.")
+    ] = False,
     project: ProjectDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Tune the heads of revised classes on every case that an expert revised; the other heads do not move."""
+    """Tune the heads of revised classes and register them; nothing else moves, unless --trainable says so.
+
+    The validation cases choose the weights that are kept. A head that is worse there than the one it replaces is not
+    registered (exit code 3); the others are.
+    """
     from ctune.foundation import retune_model
     from ctune.optimise import resolve_device
-    from ctune.project import find_project
+    from ctune.project import adjusted, find_project
+    from ctune.strategy import FORGETFUL
+    from ctune.validate import refusal
 
-    found = find_project(project)
+    wanted = {"data": data, "trainable": trainable, "head": head, "unlabelled": unlabelled, "epochs": epochs}
+    changes: dict[str, Any] = {key: value for key, value in wanted.items() if value is not None}
+    found = adjusted(find_project(project), "tune", changes | ({"start": "scratch"} if from_scratch else {}))
+    if found.config.tune.unlabelled == "background":
+        note(f"WARNING: {FORGETFUL}")
     with progress("tune", as_json) as on_progress:
         digest, done = retune_model(
             found,
             model,
             names(classes),
             name=name,
+            force=force,
             device=resolve_device(found.config.device),
             on_progress=on_progress,
         )
-    change = max(done.proof.max_abs_change.values(), default=0.0) if done.proof else None
-    document = {
+    document = _document(digest, names(classes), done)
+    emit(document, as_json, lambda console: _show(console, document, done))
+    for class_name, change in done.changes.items():
+        if class_name in done.kept and change.worse:
+            note(f"error: {refusal(class_name, change)}")
+    if done.kept:
+        raise typer.Exit(3)
+
+
+def _document(digest: str, classes: list[str], done: Tuning) -> dict[str, Any]:
+    from ctune.outcome import validation_of
+
+    return {
         "model": digest,
-        "classes": names(classes),
+        "classes": classes,
+        "registered": [name for name in done.annotations if name not in done.kept],
+        "kept": done.kept,
         "steps": done.result.steps,
         "losses": done.result.losses,
+        "validation": validation_of(done.result),
+        "changes": done.changes,
         "seconds": done.result.seconds,
-        "unrevised_max_abs_logit_change": change,
+        "unrevised_max_abs_logit_change": max(done.proof.max_abs_change.values(), default=0.0)
+        if done.proof
+        else None,
     }
 
-    def human(console: Console) -> None:
-        console.print(
-            f"sha256:{digest[:12]}: tuned {', '.join(names(classes))} in {done.result.seconds:.1f} s"
-        )
-        if done.proof:
-            console.print(
-                f"unrevised classes: logits changed by {change:g} on {done.proof.voxels:,} compared values"
-            )
 
-    emit(document, as_json, human)
+def _show(console: Console, document: Mapping[str, Any], done: Tuning) -> None:
+    new = ", ".join(document["registered"])
+    what = f"new heads of {new}" if new else "no new version"
+    console.print(f"sha256:{document['model'][:12]}: {what} ({done.result.seconds:.1f} s)")
+    for name, found in document["validation"].items():
+        if found is None:
+            whom = "what was tuned" if name == "all" else name
+            console.print(f"no validation case annotates {whom}: the last weights were kept")
+        elif found["dice"] is not None:
+            console.print(
+                f"{name}: Dice {found['dice']:.3f} ({found['low']:.3f} to {found['high']:.3f}) on "
+                f"{found['cases']} validation cases, after epoch {found['epoch']}"
+            )
+    if done.proof:
+        console.print(
+            f"unrevised classes: logits changed by {document['unrevised_max_abs_logit_change']:g} on "
+            f"{done.proof.voxels:,} compared values"
+        )

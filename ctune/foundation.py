@@ -20,7 +20,7 @@ from ctune.model.base import build_base
 from ctune.model.heads import build_head
 from ctune.model.network import Network
 from ctune.optimise import identity_of
-from ctune.outcome import compose, new_heads, read_record
+from ctune.outcome import compose, new_heads, read_record, seen
 from ctune.project import Project
 from ctune.strategy import FORGETFUL
 from ctune.train import TrainResult, settle, train
@@ -67,8 +67,10 @@ def train_model(
                 used[c] += merged.records[c]
     result, look = _train_watched(project, name, network, cases, device, on_progress)
     settings = config.train.model_dump(mode="json")
-    measured = {"seconds": result.seconds, "device": str(device), "epoch": look.epoch if look else None}
-    tuned = {c: Tuned(used[c], settings, config.seed, 0, measured) for c in wanted}
+    measured, said = {"seconds": result.seconds, "device": str(device)}, seen(look) if look else {}
+    tuned = {
+        c: Tuned(used[c], settings, config.seed, 0, {**measured, "validation": said.get(c)}) for c in wanted
+    }
     digest = register_model(
         project.open_registry(), name, network, config, tuned, note="trained from scratch"
     )

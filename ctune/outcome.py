@@ -22,6 +22,7 @@ from ctune.validate import Change
 if TYPE_CHECKING:
     from ctune.compositions import Model
     from ctune.tune import TuneResult
+    from ctune.watch import Look
 
 BASE_FILE = "_base.safetensors"
 """No class can be called that: names begin with a letter or a digit."""
@@ -103,17 +104,17 @@ def validation_of(result: TuneResult) -> dict[str, Any]:
     """
     out: dict[str, Any] = {}
     for watched in result.losses:
-        looks = [[look.epoch, look.score] for look in result.looks.get(watched, ())]
         look = result.kept.get(watched)
-        if look is None:
-            out[watched] = None
-        for name, dice in look.dice.items() if look else ():
-            out[name] = {
-                "dice": dice.mean,
-                "low": dice.low,
-                "high": dice.high,
-                "cases": len(dice.cases),
-                "epoch": look.epoch if look else None,
-                "looks": looks,
-            }
+        looks = [[at.epoch, at.score] for at in result.looks.get(watched, ())]
+        out |= {n: {**plain, "looks": looks} for n, plain in seen(look).items()} if look else {watched: None}
     return out
+
+
+def seen(look: Look) -> dict[str, dict[str, Any]]:
+    """{class: what one look saw of it}, as JSON values."""
+    return {
+        name: {
+            "dice": d.mean, "low": d.low, "high": d.high, "cases": len(d.cases), "epoch": look.epoch,
+        }
+        for name, d in look.dice.items()
+    }  # fmt: skip

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ctune.config import CONFIG_NAME, Config, dump, load
+from ctune.config import CONFIG_NAME, Config, dump, from_mapping, load
 from ctune.data.files import write_atomically
 from ctune.errors import PoolError, UsageError
 
@@ -40,6 +41,16 @@ class Project:
         from registry import Registry
 
         return Registry.open(self.root / self.config.registry)
+
+
+def adjusted(project: Project, section: str, changes: Mapping[str, Any]) -> Project:
+    """The same project with other settings in one section of ``ctune.toml``, for one command; the file stays.
+
+    Raises ConfigError for settings that cannot be.
+    """
+    plain = project.config.model_dump(mode="json")
+    plain[section] |= changes
+    return Project(project.root, from_mapping(plain, where="command line"))
 
 
 def create_project(root: Path, config: Config) -> Project:

@@ -64,6 +64,16 @@ class Change:
         return self.high < 0
 
 
+def refusal(class_name: str, change: Change) -> str:
+    """Why a head that is worse than the one it replaces was not registered, and what to do."""
+    cases = f"{change.cases} case" + ("" if change.cases == 1 else "s")
+    return (
+        f"{class_name}: expected a head no worse than the one it replaces, got Dice {change.new:.3f} after {change.old:.3f} "
+        f"on {cases} kept for validation (change {change.change:+.3f}, 95 % interval {change.low:+.3f} to "
+        f"{change.high:+.3f}); the old head stays; revise more cases, or register the new one with --force"
+    )
+
+
 def dice_of(predicted: Mask, truth: Mask) -> float | None:
     """2|A and B| / (|A| + |B|) over judged voxels; None where both are empty.
 
