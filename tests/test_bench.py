@@ -11,7 +11,7 @@ import pytest
 
 from ctune.bench import catalogue
 from ctune.bench.catalogue import BENCHES, Bench, Preset, find_bench, load
-from ctune.bench.result import Gate, Measured, check_gates, read_result
+from ctune.bench.result import Gate, Measured, all_results, check_gates, last_figure, read_result
 from ctune.bench.run import part, run_bench
 from ctune.errors import BenchPausedError, DataError, GateError, UsageError
 from ctune.types import OnProgress, Progress
@@ -161,3 +161,14 @@ def test_another_document_is_no_result(tmp_path: Path, change: dict[str, object]
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(DataError, match=text):
         read_result(path)
+
+
+def test_results_are_found_oldest_first_and_a_figure_in_the_newest_that_has_it(tmp_path: Path) -> None:
+    for number, started in ((1, "2026-01-02"), (2, "2026-01-03"), (3, "2026-01-01")):
+        _, path = run_bench("dice", "smoke", [number], tmp_path)
+        path.write_text(json.dumps({**json.loads(path.read_text()), "started": started}))
+    assert [r.seeds for _, r in all_results(tmp_path)] == [(3,), (1,), (2,)]
+    said = last_figure(tmp_path, "dice", "dice")
+    assert said.startswith("0.7 in dice-smoke-cpu-2.json (") and said.endswith(", 2026-01-03)")
+    assert last_figure(tmp_path, "dice", "of_none") == last_figure(tmp_path, "speed", "dice")
+    assert last_figure(tmp_path, "speed", "dice") == f"none in {tmp_path.name}/"

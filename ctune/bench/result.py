@@ -147,3 +147,19 @@ def read_result(path: Path) -> BenchResult:
         raise DataError(
             f"expected the result of a benchmark in {path}, got: {problem}; measure again"
         ) from None
+
+
+def all_results(folder: Path) -> list[tuple[Path, BenchResult]]:
+    """Every result in a folder, oldest first. Raises DataError for a JSON file that is none."""
+    found = [(path, read_result(path)) for path in sorted(folder.glob("*.json"))]
+    return sorted(found, key=lambda pair: pair[1].started)
+
+
+def last_figure(folder: Path, what: str, figure: str) -> str:
+    """Where a figure stood when it was last measured, in words, for a gate's reference; any preset and device."""
+    for path, result in reversed(all_results(folder)):
+        value = result.measures.get(figure)
+        if result.what == what and isinstance(value, int | float):
+            processor = result.machine.get("processor") if result.device == "cpu" else result.device
+            return f"{value:.4g} in {path.name} ({processor}, {result.started[:10]})"
+    return f"none in {folder.name}/"

@@ -1,0 +1,39 @@
+"""Registering a head of 2 MiB, beside writing and fsyncing the same bytes in the same folder, in turns in one run.
+
+The ratio is the figure to watch: a slow disk or a busy machine changes both times alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from ctune.bench.registry import BOUNDS, HEAD_BYTES, Size, registering
+from ctune.bench.registry_models import ALIAS, fill, model_name, register_base, register_head, weights
+from ctune.types import silent
+from registry import Registry
+
+SIZE = Size(versions=20, names=2, looks=100, writes=40, processes=1)
+
+
+def test_register(benchmark: BenchmarkFixture, tmp_path: Path, gate: Callable[..., None]) -> None:
+    registry = Registry.open(tmp_path)
+    base = register_base(registry, 0)
+    bodies = iter(range(100))
+
+    def fresh() -> tuple[tuple[Registry, str, str, bytes], dict[str, object]]:
+        return (registry, base, "liver", weights(f"round {next(bodies)}", HEAD_BYTES)), {}
+
+    benchmark.pedantic(register_head, setup=fresh, rounds=15, warmup_rounds=1)
+    found, _ = registering(registry, tmp_path, None, SIZE, seed=1)
+    figure = "register_ratio_to_plain_write"
+    benchmark.extra_info.update(found)
+    gate("registry", figure, found["ratio_to_plain_write"], BOUNDS[figure])
+
+
+def test_resolve(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
+    registry = Registry.open(tmp_path)
+    fill(registry, SIZE.versions, SIZE.names, 0, silent)
+    benchmark.pedantic(registry.resolve, args=(f"{model_name(1)}@{ALIAS}",), rounds=200, warmup_rounds=5)
