@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 from cli.main import app
 from ctune.data.nifti import write_volume
 from ctune.foundation import train_model
+from ctune.project import open_project
 from ctune.types import Source, Split
 
 runner = CliRunner()
@@ -87,9 +88,12 @@ def test_every_strategy_is_an_option(copy: Path) -> None:
     assert answer.exit_code == 0, answer.output
     said = json.loads(answer.stdout)
     assert sorted(said["registered"]) == ["aorta", "liver", "spleen"] and len(said["losses"]["all"]) == 2
-    shown = runner.invoke(app, ["registry", "show", "small", "--json", "--project", str(copy)])
-    text = shown.stdout
-    assert shown.exit_code == 0 and "pyramid" in text and '"text"' not in text
+    registry = open_project(copy).open_registry()
+    heads = registry.load("small").heads
+    assert {n: h.head_kind for n, h in heads.items()} == dict.fromkeys(
+        ("aorta", "liver", "spleen"), "pyramid"
+    )
+    assert heads["spleen"].settings["start"] == "scratch" and heads["spleen"].settings["data"] == "full"
 
 
 def test_a_head_that_got_worse_ends_with_exit_code_3(copy: Path) -> None:
