@@ -6,6 +6,7 @@ Run again, each of these does only what is missing.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,11 @@ from ctune.errors import DataError, PoolError, UsageError
 from ctune.evaluate import CaseScore, score_mask, write_scores
 from ctune.hybrid import merge
 from ctune.importance import CaseImportance, score_case
+from ctune.inference.engine import Axis, Job, predict_jobs
+from ctune.inference.output import Wanted
+from ctune.inference.runtime import TorchRuntime
 from ctune.model.network import Network
-from ctune.predict import Axis, masks_of, predict_case, prediction_is_whole, read_prediction, write_prediction
+from ctune.predict import masks_of, predict_case, read_prediction
 from ctune.project import Project
 from ctune.types import HybridAnnotation, Mask, OnProgress, Progress, Source, Split, silent
 
@@ -32,17 +36,20 @@ def predict_cases(
     *,
     classes: Sequence[str] | None = None,
     flips: Sequence[Axis] = (),
+    wanted: Wanted = Wanted(probabilities=True),
     on_progress: OnProgress = silent,
 ) -> None:
-    """Write the prediction of each case to ``folder/<case>`` (``predict.write_prediction``)."""
-    names = tuple(network.classes if classes is None else classes)
-    for number, case_id in enumerate(case_ids):
-        target = folder / case_id
-        if not prediction_is_whole(target, model, names):
-            case = project.pool.load(case_id)
-            prediction = predict_case(network, case, project.config, model=model, classes=names, flips=flips)
-            write_prediction(target, prediction, project.config.inference.threshold)
-        on_progress(Progress("predict", number + 1, len(case_ids), case_id))
+    """Write the prediction of each case of the pool to ``folder/<case>`` (``inference.engine.predict_jobs``).
+
+    Raises DataError when a case of the pool cannot be read.
+    """
+    runtime = TorchRuntime(network, classes, project.config.inference)
+    jobs = [Job(case_id, partial(project.pool.load, case_id), folder / case_id) for case_id in case_ids]
+    refused = predict_jobs(
+        runtime, jobs, project.config, model=model, wanted=wanted, flips=flips, on_progress=on_progress
+    )
+    if refused:
+        raise DataError("; ".join(why for _, why in refused))
 
 
 def predict_files(
@@ -54,6 +61,7 @@ def predict_files(
     *,
     classes: Sequence[str] | None = None,
     flips: Sequence[Axis] = (),
+    wanted: Wanted = Wanted(probabilities=True),
     on_progress: OnProgress = silent,
 ) -> tuple[list[str], list[tuple[str, str]]]:
     """Predict CT files that are no part of a pool, to ``folder/<file name>``.
@@ -61,24 +69,20 @@ def predict_files(
     Returns the ids that were predicted and (id, reason) of those that could not be read. Raises UsageError when two files
     would get the same id.
     """
-    names = tuple(network.classes if classes is None else classes)
     ids = [image.name.removesuffix(".gz").removesuffix(".nii") for image in images]
     if doubled := {i for i in ids if ids.count(i) > 1}:
         raise UsageError(
             f"expected CT files of different names, got {sorted(doubled)[0]!r} more than once; predict them into different folders"
         )
-    done, refused = [], []
-    for number, (case_id, image) in enumerate(zip(ids, images, strict=True)):
-        try:
-            if not prediction_is_whole(folder / case_id, model, names):
-                case = read_case(image, case_id)
-                prediction = predict_case(network, case, config, model=model, classes=names, flips=flips)
-                write_prediction(folder / case_id, prediction, config.inference.threshold)
-            done.append(case_id)
-        except DataError as error:
-            refused.append((case_id, str(error)))
-        on_progress(Progress("predict", number + 1, len(images), case_id))
-    return done, refused
+    runtime = TorchRuntime(network, classes, config.inference)
+    jobs = [
+        Job(case_id, partial(read_case, image, case_id), folder / case_id)
+        for case_id, image in zip(ids, images, strict=True)
+    ]
+    refused = predict_jobs(
+        runtime, jobs, config, model=model, wanted=wanted, flips=flips, on_progress=on_progress
+    )
+    return [i for i in ids if i not in dict(refused)], refused
 
 
 def score_cases(

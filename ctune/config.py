@@ -140,8 +140,15 @@ class Inference(Section):
 
     patch_size: tuple[int, int, int] = (96, 96, 96)
     overlap: float = Field(0.5, ge=0, lt=1)
-    windows_per_batch: int = Field(4, ge=1)
+    windows_per_batch: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    """auto: one on a CPU, where more only take memory, four on a GPU; halved where a GPU's memory does not suffice."""
     threshold: float = Field(0.5, gt=0, lt=1)
+    skip_air: bool = True
+    """Leave out windows without body (HU windows only): what only they cover is background."""
+    mixed_precision: bool = True
+    """bfloat16 autocast on a GPU; ignored on a CPU."""
+    compile: bool = False
+    """torch.compile of the base on a GPU: minutes at the first window, for pools of many cases."""
 
 
 class ImportanceConfig(Section):

@@ -1,26 +1,24 @@
-"""Predict a case: sliding window with a Gaussian over the network grid, then back onto the CT's own grid."""
+"""Predictions as values: of one case in memory, and of a folder that ``inference.engine`` wrote."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import torch
-from monai.inferers import sliding_window_inference
 
 from ctune.config import Config
-from ctune.data.files import read_json, write_json
-from ctune.data.nifti import read_probabilities, write_mask, write_probabilities
-from ctune.data.preprocess import Frame, to_network, to_source
+from ctune.data.files import read_json
+from ctune.data.nifti import read_labels, read_mask, read_probabilities
 from ctune.errors import DataError
+from ctune.inference.clock import Clock
+from ctune.inference.engine import Axis, make_ready, predicted_blocks
+from ctune.inference.runtime import TorchRuntime
 from ctune.model.network import Network
-from ctune.types import Case, Grid, Mask, Prediction, Probabilities
+from ctune.types import Case, Grid, Mask, Prediction
 
-Axis = Literal["x", "y", "z"]
-_AXIS = {"x": 2, "y": 3, "z": 4}
+__all__ = ["Axis", "masks_of", "predict_case", "read_masks", "read_prediction"]
 
 
 def predict_case(
@@ -32,70 +30,29 @@ def predict_case(
     classes: Sequence[str] | None = None,
     flips: Sequence[Axis] = (),
 ) -> Prediction:
-    """Probabilities of `classes` (all of the network's by default) on the CT's own grid.
+    """Probabilities of `classes` (all of the network's by default) on the CT's own grid, all in memory.
 
     `model` is the digest that the prediction carries as its origin. With `flips`, axes of the network grid (R, A, S),
     the network also sees the mirrored volume once an axis, and `inconsistency` is the population standard deviation
     over all these members; `probabilities` always come from the unflipped pass alone, so that a prediction does not
     depend on whether its consistency was asked for. Raises UnknownClassError for a class that the network lacks.
     """
-    names = tuple(network.classes if classes is None else classes)
-    volume, frame = to_network(case, config.preprocessing)
-    plain = _probabilities(network, volume, names, config)
-    inconsistency = None
+    runtime, clock = TorchRuntime(network, classes, config.inference), Clock()
+    ready = make_ready(lambda: case, config, clock)
+    shape = (len(runtime.classes), *case.grid.shape)
+    found = {"probability": np.zeros(shape, dtype=np.float32)}
     if flips:
-        inconsistency = _to_source_clipped(_spread(network, volume, names, config, plain, flips), frame)
-    return Prediction(case.id, names, _to_source_clipped(plain, frame), case.grid, model, inconsistency)
-
-
-def _spread(
-    network: Network,
-    volume: npt.NDArray[np.float32],
-    names: Sequence[str],
-    config: Config,
-    plain: Probabilities,
-    flips: Sequence[Axis],
-) -> Probabilities:
-    # Two running sums instead of all members at once: memory does not grow with their number.
-    # The sums are of differences to the plain pass, where single precision does not cancel.
-    total, squares = np.zeros_like(plain), np.zeros_like(plain)
-    for axis in flips:
-        flipped = np.flip(volume, _AXIS[axis] - 2)
-        difference = np.flip(_probabilities(network, flipped, names, config), _AXIS[axis] - 1) - plain
-        total += difference
-        squares += difference**2
-    members = len(flips) + 1
-    variance = squares / members - (total / members) ** 2
-    return np.sqrt(np.maximum(variance, 0.0, out=variance), out=variance)
-
-
-def _probabilities(
-    network: Network, volume: npt.NDArray[np.float32], names: Sequence[str], config: Config
-) -> Probabilities:
-    """(X', Y', Z') float32 in [0, 1] on the network grid -> (K, X', Y', Z') float32."""
-    if not names:
-        return np.zeros((0, *volume.shape), dtype=np.float32)
-    settings, device = config.inference, next(network.parameters()).device
-    image = torch.from_numpy(np.ascontiguousarray(volume))[None, None]
-    network.eval()
-    with torch.inference_mode():
-        logits = sliding_window_inference(
-            image,
-            settings.patch_size,
-            settings.windows_per_batch,
-            lambda window: network(window, names),
-            overlap=settings.overlap,
-            mode="gaussian",
-            sw_device=device,
-            device=torch.device("cpu"),
-        )
-    probabilities: Probabilities = torch.sigmoid(logits[0].float()).numpy()
-    return probabilities
-
-
-def _to_source_clipped(probabilities: Probabilities, frame: Frame) -> Probabilities:
-    source = to_source(probabilities, frame)
-    return np.clip(source, 0.0, 1.0, out=source) if source.flags.writeable else np.clip(source, 0.0, 1.0)
+        found["inconsistency"] = np.zeros(shape, dtype=np.float32)
+    for block in predicted_blocks(runtime, ready, config.inference, flips=flips, above=0.0, clock=clock):
+        if block.values is not None:
+            values = block.values.permute(2, 1, 0).cpu().numpy()
+            x, y, z = (
+                slice(a, a + n) for a, n in zip((block.x, block.y, block.z), values.shape, strict=True)
+            )
+            found[block.kind][block.channel, x, y, z] = values
+    return Prediction(
+        case.id, runtime.classes, found["probability"], case.grid, model, found.get("inconsistency")
+    )
 
 
 def masks_of(prediction: Prediction, threshold: float) -> dict[str, Mask]:
@@ -106,48 +63,32 @@ def masks_of(prediction: Prediction, threshold: float) -> dict[str, Mask]:
     }
 
 
-def write_prediction(folder: Path, prediction: Prediction, threshold: float) -> None:
-    """Write a prediction to ``folder``: a mask and a probability per class, and last ``prediction.json``.
+def read_masks(folder: Path, grid: Grid) -> dict[str, Mask]:
+    """{class: (X, Y, Z) uint8} as they were written, from masks or from a label map.
 
-    Probabilities are stored in steps of 1/255. A folder without ``prediction.json`` is an unfinished one.
+    Raises DataError when the prediction is unfinished or on another grid.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, mask in masks_of(prediction, threshold).items():
-        write_mask(folder / f"{name}.nii.gz", mask, prediction.grid)
-    write_probabilities(folder / "probabilities.nii.gz", prediction.probabilities, prediction.grid)
-    if prediction.inconsistency is not None:
-        write_probabilities(folder / "inconsistency.nii.gz", prediction.inconsistency, prediction.grid)
-    about = {
-        "case": prediction.case_id,
-        "classes": list(prediction.classes),
-        "model": prediction.model,
-        "threshold": threshold,
-        "inconsistency": prediction.inconsistency is not None,
-        "volumes_ml": {
-            name: round(float((p > threshold).sum()) * prediction.grid.voxel_ml, 3)
-            for name, p in zip(prediction.classes, prediction.probabilities, strict=True)
-        },
+    about = _about(folder)
+    if about.get("labels"):
+        labels = read_labels(folder / "labels.nii.gz", grid, about["case"])
+        return {name: (labels == number).astype(np.uint8) for name, number in about["labels"].items()}
+    return {
+        name: read_mask(folder / f"{name}.nii.gz", grid, f"case {about['case']}, {name}")
+        for name in about["classes"]
     }
-    write_json(folder / "prediction.json", about)
-
-
-def prediction_is_whole(folder: Path, model: str, classes: Sequence[str] | None = None) -> bool:
-    """True when ``folder`` holds a finished prediction of this model (and of at least these classes)."""
-    path = folder / "prediction.json"
-    if not path.exists():
-        return False
-    about = read_json(path)
-    return about["model"] == model and set(classes or ()) <= set(about["classes"])
 
 
 def read_prediction(folder: Path, grid: Grid) -> Prediction:
-    """Read what ``write_prediction`` wrote. Raises DataError when it is unfinished or on another grid."""
-    path = folder / "prediction.json"
-    if not path.exists():
+    """A prediction that was written with its probabilities (in steps of 1/255).
+
+    Raises DataError when it is unfinished, without probabilities, or on another grid.
+    """
+    about = _about(folder)
+    if not about.get("probabilities", True):
         raise DataError(
-            f"expected a finished prediction in {folder}, found no prediction.json; predict the case again"
+            f"expected a prediction with probabilities in {folder}, got masks alone; predict the case again with "
+            "--probabilities or --flips"
         )
-    about = read_json(path)
     return Prediction(
         about["case"],
         tuple(about["classes"]),
@@ -156,3 +97,13 @@ def read_prediction(folder: Path, grid: Grid) -> Prediction:
         about["model"],
         read_probabilities(folder / "inconsistency.nii.gz", grid) if about["inconsistency"] else None,
     )
+
+
+def _about(folder: Path) -> dict[str, Any]:
+    path = folder / "prediction.json"
+    if not path.exists():
+        raise DataError(
+            f"expected a finished prediction in {folder}, found no prediction.json; predict the case again"
+        )
+    found: dict[str, Any] = read_json(path)
+    return found

@@ -29,6 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "ctune.validate",
         "ctune.watch",
         "ctune.optimise",
+        "ctune.inference",
         "ctune.predict",
         "ctune.importance",
         "ctune.select",

@@ -262,8 +262,27 @@ def _write(path: Path, data: npt.NDArray[Any], grid: Grid, slope: float | None =
         raise GeometryError(
             f"expected an array of the grid's shape {grid.shape}, got {data.shape} for {path}"
         )
-    image = nib.Nifti1Image(data, grid.affine)
-    image.header.set_data_dtype(data.dtype)
+    header = header_bytes(grid, data.dtype, data.shape[3] if data.ndim == 4 else None, slope)
+    with write_atomically(path) as temporary, temporary.open("wb") as raw:
+        if path.suffix == ".gz":
+            # No time and no name in the gzip header: the same image gives the same bytes.
+            with gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0, compresslevel=3) as file:
+                _body(file, header, data)
+        else:
+            _body(raw, header, data)
+
+
+def header_bytes(
+    grid: Grid, dtype: npt.DTypeLike, channels: int | None = None, slope: float | None = None
+) -> bytes:
+    """What stands in a NIfTI file before the voxels: for an image on `grid`, with a fourth axis of `channels` or without.
+
+    slope: stored value -> value. Voxels follow with X fastest, channels slowest.
+    """
+    shape = grid.shape if channels is None else (*grid.shape, channels)
+    # An array that takes no memory: nibabel reads its shape and type.
+    image = nib.Nifti1Image(np.broadcast_to(np.zeros((), dtype=dtype), shape), grid.affine)
+    image.header.set_data_dtype(dtype)
     image.header.set_xyzt_units("mm")
     image.set_sform(grid.affine, code="scanner")
     # A qform holds rotations only; for a sheared grid it would tell another geometry than the sform.
@@ -272,23 +291,12 @@ def _write(path: Path, data: npt.NDArray[Any], grid: Grid, slope: float | None =
         image.header["qform_code"] = 0
     if slope is not None:
         image.header.set_slope_inter(slope, 0.0)
-    _save(path, image, data)
-
-
-def _save(path: Path, image: Any, data: npt.NDArray[Any]) -> None:
     image.header["vox_offset"] = 352
-    with write_atomically(path) as temporary, temporary.open("wb") as raw:
-        if path.suffix == ".gz":
-            # No time and no name in the gzip header: the same image gives the same bytes.
-            with gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0, compresslevel=3) as file:
-                _body(file, image, data)
-        else:
-            _body(raw, image, data)
+    return bytes(image.header.binaryblock) + b"\0\0\0\0"
 
 
-def _body(file: Any, image: Any, data: npt.NDArray[Any]) -> None:
-    file.write(image.header.binaryblock)
-    file.write(b"\0\0\0\0")
+def _body(file: Any, header: bytes, data: npt.NDArray[Any]) -> None:
+    file.write(header)
     file.write(np.asfortranarray(data).tobytes(order="F"))
 
 

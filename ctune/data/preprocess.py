@@ -21,6 +21,18 @@ Triple: TypeAlias = tuple[int, int, int]
 
 
 @dataclass(frozen=True, eq=False)
+class Taps:
+    """Linear interpolation along one axis: value i is weights[0][i] * x[first[i]] + weights[1][i] * x[second[i]].
+
+    first, second: (n,) int64. weights: two of (n,) float32, both 0 where a voxel lies outside the crop.
+    """
+
+    first: npt.NDArray[np.int64]
+    second: npt.NDArray[np.int64]
+    weights: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
+
+
+@dataclass(frozen=True, eq=False)
 class Frame:
     """How one case lies in the network's space, both ways.
 
@@ -45,6 +57,36 @@ class Frame:
     @property
     def crop(self) -> tuple[slice, ...]:
         return tuple(slice(c, c + n) for c, n in zip(self.corner, self.network.shape, strict=True))
+
+    @property
+    def network_axes(self) -> Triple:
+        """The network's axis that runs along each axis of the CT."""
+        x, y, z = (int(axis) for axis in self.orientation[:, 0])
+        return x, y, z
+
+    @property
+    def flipped(self) -> tuple[bool, bool, bool]:
+        """Which of the CT's axes run against the network's."""
+        x, y, z = (bool(sign < 0) for sign in self.orientation[:, 1])
+        return x, y, z
+
+    def taps(self, axis: int) -> Taps:
+        """How values along one of the CT's axes come from those along the network's: ``to_source`` is three of these."""
+        n, network = self.source.shape[axis], self.network_axes[axis]
+        ras = np.arange(n)[:: -1 if self.flipped[axis] else 1]
+        # Beyond the centres of the outermost voxels their value goes on, as in ``to_network``.
+        last = self.resampled_shape[network] - 1
+        place = np.clip((ras - self.offset[network]) / self.scale[network], 0, last)
+        first = np.floor(place).astype(np.int64)
+        weight = (place - first).astype(np.float32)
+        second = np.where(weight > 0, np.minimum(first + 1, last), first)
+        size, corner = self.network.shape[network], self.corner[network]
+        weights, indices = [], []
+        for index, part in ((first - corner, 1 - weight), (second - corner, weight)):
+            inside = (index >= 0) & (index < size)
+            weights.append(np.where(inside, part, np.float32(0)))
+            indices.append(np.clip(index, 0, size - 1))
+        return Taps(indices[0], indices[1], (weights[0], weights[1]))
 
 
 def to_network(case: Case, settings: Preprocessing) -> tuple[Volume, Frame]:

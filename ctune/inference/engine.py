@@ -1,0 +1,183 @@
+"""Predict one case, or many: the next case is read while one is computed, and files are written behind.
+
+read -> to the network's grid -> windows -> slabs -> blocks on the CT's grid -> files
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import torch
+
+from ctune.config import Config, Inference
+from ctune.data.files import read_json
+from ctune.data.preprocess import Frame, to_network
+from ctune.errors import DataError
+from ctune.inference.behind import Behind, ahead
+from ctune.inference.blocks import Block, Inverse, blocks
+from ctune.inference.clock import Clock
+from ctune.inference.output import CaseFiles, Wanted
+from ctune.inference.runtime import Runtime
+from ctune.inference.slabs import Slabs
+from ctune.inference.windows import Body, find_body, layout
+from ctune.types import Case, OnProgress, Progress, Volume, silent
+
+Axis: TypeAlias = Literal["x", "y", "z"]
+_AXES = {"x": 0, "y": 1, "z": 2}
+
+
+@dataclass(frozen=True, eq=False)
+class Ready:
+    """A case as the network sees it; the CT itself is let go.
+
+    image: (X', Y', Z') float32 in [0, 1]. body: where there is any, or None where every window runs.
+    """
+
+    case_id: str
+    image: Volume
+    frame: Frame
+    body: Body | None
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A case to predict: `load` reads it, `folder` is where its files come."""
+
+    case_id: str
+    load: Callable[[], Case]
+    folder: Path
+
+
+def make_ready(load: Callable[[], Case], config: Config, clock: Clock) -> Ready:
+    """Read a case and bring it to the network's grid. Raises what `load` raises."""
+    with clock("read"):
+        case = load()
+    with clock("resample"):
+        image, frame = to_network(case, config.preprocessing)
+        spacing = frame.network.spacing_mm
+        body = find_body(image, spacing, config.preprocessing) if config.inference.skip_air else None
+    return Ready(case.id, image, frame, body)
+
+
+def predicted_blocks(
+    runtime: Runtime,
+    ready: Ready,
+    settings: Inference,
+    *,
+    flips: Sequence[Axis] = (),
+    above: float,
+    clock: Clock,
+) -> Iterator[Block]:
+    """Blocks of every class on the CT's grid (``blocks.blocks``); with `flips`, axes of the network's grid, also the
+    inconsistency over the image and its mirror images. Probabilities come from the plain image alone."""
+    inverse = Inverse(ready.frame, runtime.device)
+    members = [
+        Slabs(
+            runtime,
+            ready.image,
+            layout(ready.image.shape, settings.patch_size, settings.overlap, ready.body, flip),
+            axis=inverse.axis,
+            backwards=inverse.backwards,
+            batch=_batch(settings, runtime.device),
+            flip=flip,
+            clock=clock,
+        )
+        for flip in (None, *(_AXES[axis] for axis in flips))
+    ]
+    return blocks(inverse, members[0], members[1:], len(runtime.classes), above, clock)
+
+
+def predict_jobs(
+    runtime: Runtime,
+    jobs: Sequence[Job],
+    config: Config,
+    *,
+    model: str,
+    wanted: Wanted = Wanted(),
+    flips: Sequence[Axis] = (),
+    clock: Clock | None = None,
+    on_progress: OnProgress = silent,
+) -> list[tuple[str, str]]:
+    """Predict every job to its folder; returns (id, reason) of those that could not be read.
+
+    A job whose folder holds its finished prediction is not done again.
+    """
+    clock, refused = clock or Clock(), list[tuple[str, str]]()
+    about = _about(runtime, config, model, wanted, flips)
+    todo = [job for job in jobs if not is_finished(job.folder, about)]
+    done = len(jobs) - len(todo)
+    with Behind() as behind:
+        for job, ready in ahead(lambda job: make_ready(job.load, config, clock), todo):
+            try:
+                _predict(runtime, ready.result(), config, job, wanted, flips, about, behind, clock)
+            except DataError as error:
+                refused.append((job.case_id, str(error)))
+            done += 1
+            on_progress(Progress("predict", done, len(jobs), job.case_id))
+    return refused
+
+
+def _predict(
+    runtime: Runtime,
+    ready: Ready,
+    config: Config,
+    job: Job,
+    wanted: Wanted,
+    flips: Sequence[Axis],
+    about: dict[str, Any],
+    behind: Behind,
+    clock: Clock,
+) -> None:
+    threshold = config.inference.threshold
+    files = CaseFiles(
+        job.folder,
+        ready.frame.source,
+        runtime.classes,
+        threshold,
+        wanted,
+        {**about, "case": job.case_id},
+        behind,
+        clock,
+    )
+    try:
+        for block in predicted_blocks(
+            runtime, ready, config.inference, flips=flips, above=wanted.level(threshold), clock=clock
+        ):
+            files.take(block)
+        files.finish()
+    except BaseException:
+        behind(files.abandon)
+        raise
+
+
+def is_finished(folder: Path, about: dict[str, Any]) -> bool:
+    """True when `folder` holds a finished prediction with the settings of `about`, and at least its classes and files."""
+    path = folder / "prediction.json"
+    if not path.exists():
+        return False
+    found = read_json(path)
+    enough = set(about["classes"]) <= set(found["classes"])
+    enough &= all(found.get(key, True) or not about[key] for key in ("probabilities", "inconsistency"))
+    return bool(enough) and all(found.get(key) == about[key] for key in ("model", "threshold", "labels"))
+
+
+def _about(
+    runtime: Runtime, config: Config, model: str, wanted: Wanted, flips: Sequence[Axis]
+) -> dict[str, Any]:
+    return {
+        "classes": list(runtime.classes),
+        "model": model,
+        "threshold": config.inference.threshold,
+        "inconsistency": bool(flips),
+        "probabilities": wanted.probabilities,
+        "labels": {name: k + 1 for k, name in enumerate(runtime.classes)} if wanted.labels else None,
+    }
+
+
+def _batch(settings: Inference, device: torch.device) -> int:
+    if settings.windows_per_batch != "auto":
+        return settings.windows_per_batch
+    return 4 if device.type == "cuda" else 1

@@ -1,0 +1,98 @@
+"""What runs in a window: a network of torch, or any function on arrays, such as a session of onnxruntime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ctune.config import Inference
+from ctune.errors import ModelError
+from ctune.model.base import Features
+from ctune.model.network import Network
+
+
+class Runtime(Protocol):
+    """A network with its weights loaded.
+
+    classes: what it gives logits for, in order. device: where windows must lie and logits come.
+    """
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def logits(self, windows: Tensor) -> Iterator[Tensor]:
+        """Windows (N, 1, X, Y, Z) float32 in [0, 1] -> (N, X, Y, Z) float32 of one class after the other.
+
+        Each is the caller's to change, and gone when the next comes: memory does not grow with the number of classes.
+        """
+        ...
+
+
+class TorchRuntime:
+    """The network of ctune; the base runs once for all `classes` (all of the network's when None).
+
+    Raises UnknownClassError for a class that the network lacks.
+    """
+
+    def __init__(self, network: Network, classes: Sequence[str] | None, settings: Inference) -> None:
+        self.network = network.eval()
+        self.classes = tuple(network.classes if classes is None else classes)
+        for name in self.classes:
+            network.head(name)
+        self.device = next(network.parameters()).device
+        on_gpu = self.device.type == "cuda"
+        self._half = on_gpu and settings.mixed_precision
+        self._base = torch.compile(network.base) if on_gpu and settings.compile else network.base
+
+    def logits(self, windows: Tensor) -> Iterator[Tensor]:
+        """See ``Runtime``."""
+        if self.classes:
+            features = self._features(windows)
+            for name in self.classes:
+                yield self._logits(name, features)
+
+    # Modes are entered and left within a call: around a generator's ``yield`` they would leak to whoever asks.
+    @torch.inference_mode()
+    def _features(self, windows: Tensor) -> Features:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._half):
+            features: Features = self._base(windows)
+            return features
+
+    @torch.inference_mode()
+    def _logits(self, name: str, features: Features) -> Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._half):
+            logits: Tensor = self.network.head(name)(features)
+            return logits[:, 0].float()
+
+
+class ArrayRuntime:
+    """A function from windows (N, 1, X, Y, Z) float32 to logits (N, K, X, Y, Z) float32, channel k is classes[k]."""
+
+    device = torch.device("cpu")
+
+    def __init__(
+        self,
+        function: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]],
+        classes: Sequence[str],
+    ) -> None:
+        self._function, self.classes = function, tuple(classes)
+
+    def logits(self, windows: Tensor) -> Iterator[Tensor]:
+        """See ``Runtime``. Raises ModelError when the function gives another shape."""
+        found = self._function(windows.numpy())
+        expected = (len(windows), len(self.classes), *windows.shape[2:])
+        if found.shape != expected:
+            raise ModelError(
+                f"expected logits {expected} for the classes {', '.join(self.classes)}, got {found.shape}; export the "
+                "network again with these classes"
+            )
+        for k in range(len(self.classes)):
+            yield torch.from_numpy(np.array(found[:, k], dtype=np.float32))

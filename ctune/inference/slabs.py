@@ -1,0 +1,142 @@
+"""Blend windows along one axis of the network's grid, and let go of what nobody needs any more.
+
+A voxel is the mean of the logits of the windows over it, weighted by a Gaussian, then a sigmoid: what MONAI's
+``sliding_window_inference`` gives, in the memory of one window's depth. A voxel in no held window is air: probability 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from ctune.inference.clock import Clock
+from ctune.inference.runtime import Runtime
+from ctune.inference.windows import Layout, gaussian
+from ctune.types import Volume
+
+
+class Slabs:
+    """Probabilities of one image, read plane by plane along `axis`, ascending, or descending when `backwards`.
+
+    image: (X, Y, Z) float32 in [0, 1]. flip: an axis along which the network sees each window mirrored (its logits are
+    mirrored back); `layout` must then be that of the mirrored volume.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        image: Volume,
+        layout: Layout,
+        *,
+        axis: int,
+        backwards: bool,
+        batch: int,
+        flip: int | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._runtime, self._layout, self._clock = runtime, layout, clock or Clock()
+        self._axis, self._backwards, self._flip, self._batch = axis, backwards, flip, batch
+        pads = [
+            n for b, a in zip(reversed(layout.before), reversed(layout.after), strict=True) for n in (b, a)
+        ]
+        plain = torch.from_numpy(image)
+        self._image = torch.nn.functional.pad(plain, pads) if any(pads) else plain
+        self._weight = gaussian(layout.size).to(runtime.device)
+        across = [n for a, n in enumerate(layout.padded) if a != axis]
+        self._sums = torch.zeros((len(runtime.classes), 0, *across), device=runtime.device)
+        self._weights = torch.zeros((0, *across), device=runtime.device)
+        # Planes are counted in the order in which they are read: `_start` is the first in memory, those before `_ready`
+        # are probabilities, those before `_final` get no more windows.
+        self._start = self._ready = self._final = 0
+        self._offset = (layout.after if backwards else layout.before)[axis]
+        self._layers = self._in_order()
+
+    def read(self, first: int, stop: int) -> Tensor:
+        """Planes `first` up to `stop`, counted in reading order: (K, stop - first, A, B) float32, `axis` first.
+
+        A view that the next call may change. What lies before `first` is let go: ask in ascending order.
+        """
+        first, stop = first + self._offset, stop + self._offset
+        while self._final < stop:
+            at, corners = next(self._layers)
+            self._make_room(min(first, at), at + self._layout.size[self._axis])
+            for begin in range(0, len(corners), self._batch):
+                self._run(corners[begin : begin + self._batch], at)
+            self._final = self._next_layer(at)
+        self._finish(stop)
+        inside = [
+            slice(b, b + n)
+            for a, (b, n) in enumerate(zip(self._layout.before, self._layout.shape, strict=True))
+            if a != self._axis
+        ]
+        return self._sums[:, first - self._start : stop - self._start, inside[0], inside[1]]
+
+    def _in_order(self) -> Iterator[tuple[int, list[tuple[int, int, int]]]]:
+        """(first plane in reading order, held windows) of each layer of windows, in reading order."""
+        held = set(self._layout.held)
+        ordered = sorted(self._layout.corners, key=lambda c: (self._plane(c), c))
+        for at, layer in groupby(ordered, key=self._plane):
+            yield at, [c for c in layer if c in held]
+
+    def _plane(self, corner: tuple[int, int, int]) -> int:
+        at = corner[self._axis]
+        return self._layout.padded[self._axis] - self._layout.size[self._axis] - at if self._backwards else at
+
+    def _next_layer(self, at: int) -> int:
+        later = [p for c in self._layout.corners if (p := self._plane(c)) > at]
+        return min(later, default=self._layout.padded[self._axis])
+
+    def _make_room(self, first: int, stop: int) -> None:
+        """Keep planes from `first` on, and have zeros up to `stop`."""
+        kept = self._sums[:, first - self._start :]
+        more = stop - first - kept.shape[1]
+        if first == self._start and more <= 0:
+            return
+        self._sums = torch.nn.functional.pad(kept, (0, 0, 0, 0, 0, max(0, more)))
+        self._weights = torch.nn.functional.pad(
+            self._weights[first - self._start :], (0, 0, 0, 0, 0, max(0, more))
+        )
+        self._start = first
+        self._ready = max(self._ready, first)
+
+    def _run(self, corners: list[tuple[int, int, int]], at: int) -> None:
+        """Run a batch of windows of one layer, and add their weighted logits."""
+        size, axis, clock = self._layout.size, self._axis, self._clock
+        boxes = [tuple(slice(c, c + s) for c, s in zip(corner, size, strict=True)) for corner in corners]
+        windows = torch.stack([self._image[box] for box in boxes])[:, None].to(self._runtime.device)
+        if self._flip is not None:
+            windows = windows.flip(2 + self._flip)
+        planes = slice(at - self._start, at - self._start + size[axis])
+        places = [(planes, *(part for a, part in enumerate(box) if a != axis)) for box in boxes]
+        weight = self._turned(self._weight)
+        for place in places:
+            self._weights[place] += weight
+        found = iter(self._runtime.logits(windows))
+        for sums in self._sums:
+            with clock("network"):
+                logits = next(found)
+            with clock("accumulate"):
+                if self._flip is not None:
+                    logits = logits.flip(1 + self._flip)
+                for place, window in zip(places, logits, strict=True):
+                    sums[place] += self._turned(window * self._weight)
+
+    def _turned(self, window: Tensor) -> Tensor:
+        """(x, y, z) -> `axis` first, in reading order."""
+        turned = window.movedim(self._axis, 0)
+        return turned.flip(0) if self._backwards else turned
+
+    def _finish(self, stop: int) -> None:
+        """Make probabilities of the planes before `stop`, in place."""
+        fresh = slice(self._ready - self._start, stop - self._start)
+        if self._ready >= stop:
+            return
+        with self._clock("accumulate"):
+            weights = self._weights[fresh]
+            outside = weights == 0
+            for sums in self._sums:
+                sums[fresh].div_(weights).sigmoid_().masked_fill_(outside, 0.0)
+        self._ready = stop
