@@ -1,0 +1,231 @@
+"""The study behind the benchmarks of tuning: a phantom cohort as a project, a base of some classes, others to add.
+
+Of `cases` phantoms in the pool all are annotated for the old classes and `revised` of them, drawn by the seed, also for the
+new ones. What trains against what:
+
+base      full training on the old classes, where continual tuning starts
+rival     full training on exactly the annotations that there are
+ceiling   full training with every class annotated in every case: what more annotation would bring
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from ctune.classes import NEW_FOUR, NINE_ORGANS, OLD_FIVE
+from ctune.cohort import prepare_labels
+from ctune.config import Config
+from ctune.data.files import sha256_of, write_atomically
+from ctune.data.importing import import_cases
+from ctune.data.layouts import find_cases
+from ctune.data.nifti import read_mask
+from ctune.data.phantom import write_cohort
+from ctune.data.prepared import PreparedCase
+from ctune.data.splits import Splits
+from ctune.errors import DataError
+from ctune.model.base import build_base
+from ctune.model.heads import build_head
+from ctune.model.network import Network
+from ctune.project import Project, create_project, open_project
+from ctune.train import train
+from ctune.types import Mask, OnProgress, Source, Split
+from ctune.watch import Validation, live_features
+
+EXPERT = "phantom truth"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much a study does. cases, revised, tests: numbers of phantoms of `size`; epochs: of full training."""
+
+    cases: int
+    revised: int
+    tests: int
+    epochs: int
+    size: str = "small"
+    look_every: int = 4
+    old: tuple[str, ...] = OLD_FIVE
+    new: tuple[str, ...] = NEW_FOUR
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(name for name in NINE_ORGANS if name in (*self.old, *self.new))
+
+
+@dataclass(frozen=True)
+class Study:
+    """A project with its phantoms' truth. revised: the ids of the cases that annotate the new classes too."""
+
+    project: Project
+    truth: Path
+    scale: Scale
+    revised: tuple[str, ...]
+    seed: int
+
+    def cases(self, arm: str) -> list[PreparedCase]:
+        """The training cases of an arm (base, rival, ceiling) with the labels that it sees."""
+        return [
+            self.prepared(case.id, self._names(arm, case.id)) for case in self.project.pool.cases(Split.POOL)
+        ]
+
+    def tests(self) -> list[PreparedCase]:
+        """The test cases, all classes annotated; they train nothing and choose nothing."""
+        return [self.prepared(case.id, self.scale.classes) for case in self.project.pool.cases(Split.TEST)]
+
+    def prepared(self, case_id: str, names: Sequence[str]) -> PreparedCase:
+        """One case in the network's space, labelled by its phantom's truth."""
+        return prepare_labels(self.project, case_id, self.masks(case_id, names))
+
+    def masks(self, case_id: str, names: Sequence[str]) -> dict[str, Mask]:
+        """{class: (X, Y, Z) uint8} of a phantom's truth."""
+        grid, folder = self.project.pool.grid(case_id), self.truth / case_id / "segmentations"
+        return {name: read_mask(folder / f"{name}.nii.gz", grid, f"{case_id} {name}") for name in names}
+
+    def _names(self, arm: str, case_id: str) -> tuple[str, ...]:
+        seen = arm == "ceiling" or (arm == "rival" and case_id in self.revised)
+        return self.scale.classes if seen else self.scale.old
+
+    def digest(self) -> str:
+        """sha256 over the CTs and all masks of the cohort, in the order of their names."""
+        files = sorted(self.truth.rglob("*.nii.gz"))
+        lines = "".join(f"{sha256_of(file)}  {file.relative_to(self.truth)}\n" for file in files)
+        return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def make_study(work: Path, config: Config, scale: Scale, seed: int, on_progress: OnProgress) -> Study:
+    """Write the cohort and its project into `work`, or find them there."""
+    truth, root, ready = work / "truth", work / "project", work / "ready"
+    write_cohort(truth, scale.cases + scale.tests, seed, scale.size, on_progress)
+    found = find_cases(truth, "totalsegmentator")
+    chosen = np.random.default_rng([seed, scale.revised]).choice(scale.cases, scale.revised, replace=False)
+    revised = tuple(found[int(number)].id for number in sorted(chosen))
+    if not ready.exists():
+        shutil.rmtree(root, ignore_errors=True)
+        study = Study(create_project(root, config), truth, scale, revised, seed)
+        _fill(study, on_progress)
+        ready.touch()
+    return Study(open_project(root), truth, scale, revised, seed)
+
+
+def _fill(study: Study, on_progress: OnProgress) -> None:
+    pool, scale = study.project.pool, study.scale
+    found = find_cases(study.truth, "totalsegmentator")
+    halves = (
+        (found[: scale.cases], scale.old, Split.POOL),
+        (found[scale.cases :], scale.classes, Split.TEST),
+    )
+    for cases, classes, split in halves:
+        report = import_cases(
+            pool, cases, classes=classes, splits=Splits(rest=split), author=EXPERT, on_progress=on_progress
+        )
+        if report.refused:
+            raise DataError(f"expected every phantom to be imported, got: {report.refused[0].reason}")
+    for case_id in study.revised:
+        for name, mask in study.masks(case_id, scale.new).items():
+            pool.annotate(case_id, name, mask, source=Source.REVISED, author=EXPERT, round=1)
+
+
+class Clock:
+    """Processor and wall seconds of what runs between `start` and `stop`, added up over several stretches."""
+
+    def __init__(self, cpu: float = 0.0, wall: float = 0.0) -> None:
+        self.cpu, self.wall = cpu, wall
+
+    def start(self) -> None:
+        self._from = (time.process_time(), time.perf_counter())
+
+    def stop(self) -> None:
+        self.cpu += time.process_time() - self._from[0]
+        self.wall += time.perf_counter() - self._from[1]
+
+    def read(self) -> dict[str, float]:
+        return {"cpu_seconds": round(self.cpu, 2), "seconds": round(self.wall, 2)}
+
+
+def full_training(
+    study: Study, arm: str, folder: Path, device: torch.device, on_progress: OnProgress
+) -> Network:
+    """Train an arm from scratch, or find it trained; the curve of what it cost and gave is in ``curve(folder)``.
+
+    Seconds are those of the training alone: preparing cases before it and looking at the test cases do not count.
+    """
+    network, tests = _fresh(study, arm), study.tests()
+    weights = folder / "network.safetensors"
+    if weights.exists():
+        network.load_state_dict(load_file(weights))
+        network.to(device).eval()
+        return network
+    settings = study.project.config.train
+    cases, kept = study.cases(arm), curve(folder)
+    rows = kept[: len(kept) // settings.checkpoint_every * settings.checkpoint_every]
+    clock = Clock(
+        **{k: rows[-1][n] for k, n in (("cpu", "cpu_seconds"), ("wall", "seconds"))} if rows else {}
+    )
+
+    def on_epoch(epoch: int, now: Network) -> bool:
+        clock.stop()
+        row: dict[str, Any] = {"epoch": epoch, **clock.read()}
+        if epoch % study.scale.look_every == 0 or epoch == settings.epochs:
+            row["dice"] = means(score_tests(study, now, tests, device))
+            now.train()
+        rows[epoch - 1 :] = [row]
+        _write_curve(folder, rows)
+        clock.start()
+        return False
+
+    clock.start()
+    train(
+        network, cases, settings, seed=study.seed, device=device, checkpoint=folder / "checkpoint.safetensors",
+        on_epoch=on_epoch, on_progress=on_progress,
+    )  # fmt: skip
+    with write_atomically(weights) as temporary:
+        save_file({k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}, temporary)
+    return network
+
+
+def curve(folder: Path) -> list[dict[str, Any]]:
+    """One row an epoch: epoch, cpu_seconds and seconds so far, and at a look {class: mean Dice on the test cases}."""
+    path = folder / "curve.json"
+    return list(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else []
+
+
+def _write_curve(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    with write_atomically(folder / "curve.json") as temporary:
+        temporary.write_text(json.dumps(rows), encoding="utf-8")
+
+
+def _fresh(study: Study, arm: str) -> Network:
+    config = study.project.config
+    names = study.scale.old if arm == "base" else study.scale.classes
+    base = build_base(config.base, study.seed)
+    heads = {name: build_head(name, config.heads.kind, base, study.seed, config.heads) for name in names}
+    return Network(base, heads)
+
+
+def score_tests(
+    study: Study, network: Network, tests: Sequence[PreparedCase], device: torch.device
+) -> dict[str, dict[str, float | None]]:
+    """{class: {case: Dice}} on the network's grid; None where a class is absent and was rightly not found."""
+    inference = study.project.config.inference
+    look = Validation(tests, live_features(network.base, inference.patch_size, device), inference, device)
+    found = look.dice(network, network.classes)
+    return {name: {case.case_id: case.dice for case in dice.cases} for name, dice in found.items()}
+
+
+def means(dice: Mapping[str, Mapping[str, float | None]]) -> dict[str, float]:
+    """{class: mean Dice over the cases where there is something to measure}."""
+    return {
+        name: float(np.mean([value for value in cases.values() if value is not None] or [0.0]))
+        for name, cases in dice.items()
+    }
