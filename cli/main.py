@@ -48,6 +48,7 @@ COMMANDS = (
     Command("tune", "cli.tune:tune", "Tune the heads of the revised classes; nothing else moves.", LOOP),
     Command("evaluate", "cli.evaluate:evaluate", "Measure Dice, NSD and HD95 on held-out cases.", LOOP),
     Command("round", "cli.round:app", "Run a whole round, look at it, or resume it.", LOOP),
+    Command("classes", "cli.classes:app", "Remove, rename or split a model's classes.", MODELS),
     Command(
         "registry", "cli.registry:app", "Versions of models: list, compare, promote, verify, move.", MODELS
     ),

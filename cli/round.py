@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.options import ProjectDir, names
-from cli.output import AsJson, emit, progress
+from cli.output import AsJson, emit, note, progress
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,6 +39,9 @@ def start(
         Path | None,
         typer.Option("--simulate", help="Folder with the hidden truth: a simulated expert revises."),
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Register heads that are worse than those they replace.")
+    ] = False,
     project: ProjectDir = None,
     as_json: AsJson = False,
 ) -> None:
@@ -59,6 +62,7 @@ def start(
             strategy=strategy,
             expert=expert,
             truth=simulate,
+            force=force,
             on_progress=on_progress,
         )
     _show(found.root, state, as_json)
@@ -108,6 +112,12 @@ def resume(
 
 def _show(root: Path, state: RoundState, as_json: bool) -> None:
     from ctune.round import ARROWS
+    from ctune.validate import Change, refusal
+
+    tuned = state.arrows["tune"].summary if "tune" in state.arrows else {}
+    for name, change in tuned.get("changes", {}).items():
+        if name in tuned["kept"] and Change(**change).worse:
+            note(f"note: {refusal(name, Change(**change))}")
 
     def human(console: Console) -> None:
         console.print(_line(state))

@@ -113,8 +113,8 @@ def hybrid_of(
     """The merged labels of one case from its annotations of `sources`, in the order that the project sets."""
     pool, order = project.pool, [s for s in project.config.hybrid.order if s in sources]
     records = [r for r in pool.annotations(case_id) if r.source in order]
-    names = sorted({r.class_name for r in records})
-    found = {name: [pool.read(r) for r in records if r.class_name == name] for name in names}
+    names = sorted({project.class_of(r) for r in records})
+    found = {name: [pool.read(r) for r in records if project.class_of(r) == name] for name in names}
     return merge(case_id, found, order)
 
 

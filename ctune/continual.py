@@ -138,7 +138,7 @@ def predict_missing(project: Project, model: Model, case_ids: Sequence[str]) -> 
     """Keep in the pool, as predicted annotations, what `model` says of its classes that nobody has annotated in a case."""
     pool, network = project.pool, model.network
     for case_id in case_ids:
-        known = {record.class_name for record in pool.annotations(case_id)}
+        known = {project.class_of(record) for record in pool.annotations(case_id)}
         missing = [name for name in network.classes if name not in known]
         if missing:
             prediction = predict_case(

@@ -106,7 +106,7 @@ def annotated_classes(project: Project) -> set[str]:
     """Classes with an original or revised annotation in at least one pool case."""
     pool = project.pool
     return {
-        a.class_name
+        project.class_of(a)
         for case in pool.cases(Split.POOL)
         for a in pool.annotations(case.id)
         if a.source != Source.PREDICTED

@@ -8,12 +8,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ctune.classes import canonical
 from ctune.config import CONFIG_NAME, Config, dump, from_mapping, load
 from ctune.data.files import write_atomically
 from ctune.errors import PoolError, UsageError
 
 if TYPE_CHECKING:
     from ctune.data.pool import Pool
+    from ctune.types import AnnotationRecord
     from registry import Registry
 
 
@@ -35,6 +37,13 @@ class Project:
     def cache(self) -> Path:
         """What can be made again: prepared cases, features, checkpoints."""
         return self.root / "cache"
+
+    def class_of(self, record: AnnotationRecord) -> str:
+        """The class that an annotation of the pool counts for: its own, or what the project's aliases make of it.
+
+        So annotations of a class that was renamed go on counting, under the name that they have.
+        """
+        return canonical(record.class_name, self.config.aliases)
 
     def open_registry(self) -> Registry:
         """The project's registry; made on first use."""

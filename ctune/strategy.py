@@ -34,7 +34,7 @@ def revised_cases(project: Project, classes: Sequence[str]) -> list[str]:
     return [
         case.id
         for case in pool.cases(Split.POOL)
-        if wanted & {a.class_name for a in pool.annotations(case.id) if a.source == Source.REVISED}
+        if wanted & {project.class_of(a) for a in pool.annotations(case.id) if a.source == Source.REVISED}
     ]
 
 

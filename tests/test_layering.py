@@ -26,6 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "ctune.continual",
         "ctune.strategy",
         "ctune.outcome",
+        "ctune.recompose",
         "ctune.validate",
         "ctune.watch",
         "ctune.optimise",
@@ -46,7 +47,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 )
 """The words, what handles values and files, the verbs, the round, what looks at rounds."""
 
-KNOW_THE_REGISTRY = ("ctune.project", "ctune.compositions", "ctune.round", "ctune.bench")
+KNOW_THE_REGISTRY = ("ctune.project", "ctune.compositions", "ctune.recompose", "ctune.round", "ctune.bench")
 """What opens a project's registry, what turns a network into records and back, the order of a round, and what measures it."""
 
 WITHOUT_TORCH = (

@@ -62,7 +62,7 @@ class Desk:
         out = []
         for case in pool.cases(Split.POOL):
             earlier = {
-                a.class_name
+                self.project.class_of(a)
                 for a in pool.annotations(case.id)
                 if a.source in judged and a.round < self.state.number
             }
@@ -239,8 +239,8 @@ class Desk:
         pool = self.project.pool
         prediction = read_prediction(folder, pool.grid(case_id))
         known = pool.annotations(case_id)
-        judged = {a.class_name for a in known if a.source != Source.PREDICTED}
-        kept = {a.class_name for a in known if a.model == prediction.model}
+        judged = {self.project.class_of(a) for a in known if a.source != Source.PREDICTED}
+        kept = {self.project.class_of(a) for a in known if a.model == prediction.model}
         for name, mask in masks_of(prediction, self.project.config.inference.threshold).items():
             if name not in judged | kept:
                 pool.annotate(
