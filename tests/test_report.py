@@ -37,7 +37,7 @@ from ctune.report import (
     view_of_selected,
     write_report,
 )
-from ctune.report.figures import spread
+from ctune.report.drawing import spread
 from ctune.report.overlays import picture
 from ctune.report.page import render
 from ctune.report.palette import MARKERS, ON_BLACK, ON_WHITE, colour, marker
