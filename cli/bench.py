@@ -87,6 +87,32 @@ for _bench in BENCHES:
     app.command(_bench.name)(_command(_bench))
 
 
+@app.command()
+def report(
+    results: Annotated[Path, typer.Option("--results", help="Folder of results.")] = Path(
+        "benchmarks/results"
+    ),
+    markdown: Annotated[Path, typer.Option("--markdown", help="The page of tables.")] = Path(
+        "docs/benchmarks.md"
+    ),
+    html: Annotated[Path, typer.Option("--html", help="The page with plots, in one file.")] = Path(
+        "docs/benchmarks.html"
+    ),
+    as_json: AsJson = False,
+) -> None:
+    """Turn all results into a page of tables and a page with plots that needs nothing else."""
+    from ctune.bench.report import write_pages
+
+    found = write_pages(results, markdown, html)
+    runs = {section.bench.name: [run.file for run in section.runs] for section in found}
+    document = {"results": runs, "markdown": markdown, "html": html}
+    emit(
+        document,
+        as_json,
+        lambda console: console.print(f"{', '.join(runs)}: written to {markdown} and {html}"),
+    )
+
+
 def _seeds(text: str) -> list[int] | None:
     from ctune.errors import UsageError
 

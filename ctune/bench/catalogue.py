@@ -32,12 +32,14 @@ class Bench:
 
     `target` is ``module:function``, called as ``run(preset, seeds, work, on_progress)``; it returns ``result.Measured``.
     `work` is a folder of this run alone: what is finished is left there, so that the same command resumes after a kill.
+    `plots`, if any, is a ``module:function`` too: from a ``result.BenchResult`` to a list of ``plots.Plot`` for the report.
     """
 
     name: str
     target: str
     help: str
     presets: tuple[Preset, ...] = tuple(Preset)
+    plots: str = ""
 
 
 BENCHES = (
@@ -51,6 +53,7 @@ BENCHES = (
         "ctune.bench.registry:run",
         "How fast ten thousand versions are found, listed, shown and registered, beside plain writes and MLflow.",
         (Preset.SMOKE, Preset.CPU),
+        "ctune.bench.registry_plots:plots",
     ),
 )
 """Every benchmark, in the order in which they are listed."""

@@ -1,0 +1,155 @@
+"""The pages of benchmarks: the newest of each, promises broken said so, one file that needs nothing else."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cli.main import app
+from ctune.bench.plots import Bar, Bars, Lines, Plot, Series, draw_plot
+from ctune.bench.report import write_pages
+from ctune.bench.result import Attempt, BenchResult, Gate, write_result
+from ctune.errors import UsageError
+from ctune.report.page import NOTHING
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+TIMES = {"median_ms": 8.0, "p95_ms": 12.5, "max_ms": 20.0, "n": 60}
+LINE = Series("ours", [1, 2, 3], [0.2, 0.5, 0.6], low=[0.1, 0.4, 0.5], high=[0.3, 0.6, 0.7])
+PLOTS: dict[str, Plot] = {
+    "lines": Lines(
+        "Dice against seconds", "seconds", "Dice", [LINE, Series("theirs", [1, 3], [0.1, 0.2], dashed=True)]
+    ),
+    "log": Lines("Dice against seconds", "seconds", "Dice", [LINE], log_x=True, y_limits=(0, 1)),
+    "flat": Lines("Forgetting", "round", "change", [Series("all", [1, 2], [0.0, 0.0])]),
+    "bars": Bars(
+        "Seconds",
+        "seconds",
+        [Bar("tuning", 2.0, 1.5, 2.5), Bar("training", 100.0, text="50 times")],
+        log_x=True,
+    ),
+}
+
+
+def result(preset: str = "cpu", started: str = "2026-01-02T03:04:05+00:00", **changes: object) -> BenchResult:
+    """A result of the registry's benchmark that one can picture."""
+    ways = dict.fromkeys(("plain", "ctune"), TIMES)
+    kinds = dict.fromkeys(("name", "version", "alias", "digest"), TIMES)
+    fields = {
+        "what": "registry", "preset": preset, "device": "cpu", "seeds": (0, 1), "started": started, "seconds": 341.0,
+        "machine": {"processor": "Processor <4> & more", "cores": 2, "load_1_minute": 0.5}, "versions": {"ctune": "0.1"},
+        "peak_memory_mb": 172.4, "attempts": (Attempt(started=started, seconds=341.0, peak_memory_mb=1, commit="abc"),),
+        "measures": {"resolve_ms": 0.0758, "show_seconds": 0.7, "of_none": None, "dice": {"ours": 0.61, "theirs": 0.5}},
+        "details": {"register": {"seed 0": ways}, "resolve": kinds, "size": {"versions": 10_000, "names": 200}},
+        "gates": (Gate(figure="show_seconds", value=0.7, bound=0.5, reference="docs/registry.md"),),
+        "failures": ("MLflow <is not> installed",),
+    }  # fmt: skip
+    return BenchResult.model_validate({**fields, **changes})
+
+
+@pytest.fixture
+def pages(tmp_path: Path) -> tuple[str, str]:
+    """The two pages of an old and a new run of the preset cpu, and one of smoke."""
+    folder = tmp_path / "benchmarks" / "results"
+    write_result(result(measures={"resolve_ms": 99.0}, gates=(), failures=()), folder)
+    write_result(result(started="2026-02-02T03:04:05+00:00"), folder)
+    write_result(result("smoke", gates=(), failures=()), folder)
+    paths = tmp_path / "docs" / "benchmarks.md", tmp_path / "docs" / "benchmarks.html"
+    write_pages(folder, *paths)
+    return paths[0].read_text(encoding="utf-8"), paths[1].read_text(encoding="utf-8")
+
+
+def test_the_table_holds_the_newest_of_each(pages: tuple[str, str]) -> None:
+    text = pages[0]
+    assert (
+        "| measure | smoke, on cpu | cpu, on cpu |" in text
+        or "| measure | cpu, on cpu | smoke, on cpu |" in text
+    )
+    assert "| `resolve_ms` | 0.0758 | 0.0758 |" in text and "99" not in text
+    assert f"| `of_none` | {NOTHING} | {NOTHING} |" in text and "| `dice.ours` | 0.61 | 0.61 |" in text
+    assert "$ ctune bench registry --preset cpu --seeds 0,1\n" in text
+    assert "[registry-cpu-cpu-2.json](../benchmarks/results/registry-cpu-cpu-2.json): Processor <4>" in text
+    assert "seeds 0, 1; 5 min 41 s, at most 172 MiB; 2026-02-02, commit abc." in text
+
+
+def test_what_is_broken_or_missing_is_said(pages: tuple[str, str]) -> None:
+    said = "show_seconds: expected at most 0.5, got 0.7; reference: docs/registry.md"
+    assert pages[0].count(f"promised, not kept: {said}") == 1 == pages[1].count(f"Promised, not kept: {said}")
+    assert pages[0].count("not measured: MLflow <is not> installed") == 1
+    assert pages[1].count("Not measured: MLflow &lt;is not&gt; installed") == 1
+
+
+def test_the_page_stands_alone(pages: tuple[str, str]) -> None:
+    page = pages[1]
+    assert page.count("<svg ") == 2 and "Registering a head of 2 MiB" in page
+    assert "<script" not in page and "@import" not in page and "http" not in page.replace("http-equiv", "")
+    assert all(link.startswith("#") for link in re.findall(r'(?:src|href)="([^"]+)', page))
+    names = re.findall(r'\bid="([^"]+)"', page)
+    assert len(names) == len(set(names)), "drawings that share a page do not share names"
+    parser = HTMLParser()
+    parser.feed(page)
+    parser.close()
+
+
+@pytest.mark.parametrize("plot", PLOTS.values(), ids=PLOTS)
+def test_the_same_values_give_the_same_drawing(plot: Plot) -> None:
+    drawn = draw_plot(plot, "p")
+    assert drawn == draw_plot(plot, "p") and f'aria-label="{plot.title}"' in drawn
+    names = [s.name for s in plot.series] if isinstance(plot, Lines) else [b.name for b in plot.bars]
+    assert all(name in drawn for name in names)
+    assert ("50 times" in drawn) == isinstance(plot, Bars)
+
+
+def test_a_band_is_drawn_where_there_is_an_interval() -> None:
+    bare = Lines("Dice against seconds", "seconds", "Dice", [Series("ours", LINE.xs, LINE.ys)])
+    assert "FillBetween" in draw_plot(PLOTS["lines"], "p") and "FillBetween" not in draw_plot(bare, "p")
+
+
+def test_without_results_there_is_no_page(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"expected results in .*, found none; measure first"):
+        write_pages(tmp_path, tmp_path / "a.md", tmp_path / "a.html")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_says_what_it_wrote(tmp_path: Path) -> None:
+    write_result(result(), tmp_path)
+    places = [
+        "--results",
+        str(tmp_path),
+        "--markdown",
+        str(tmp_path / "a.md"),
+        "--html",
+        str(tmp_path / "a.html"),
+    ]
+    answer = CliRunner().invoke(app, ["bench", "report", *places, "--json"])
+    assert answer.exit_code == 0, answer.output
+    document = json.loads(answer.stdout)
+    assert document["results"] == {"registry": ["registry-cpu-cpu.json"]} and (tmp_path / "a.html").exists()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+def test_a_browser_draws_it(pages: tuple[str, str], tmp_path: Path) -> None:
+    flags = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--disable-background-networking",
+        "--no-first-run",
+    ]
+    picture = tmp_path / "page.png"
+    subprocess.run(
+        [str(CHROMIUM), *flags, f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={picture}", "--window-size=1000,1400",
+         (tmp_path / "docs" / "benchmarks.html").as_uri()],
+        capture_output=True, check=True, timeout=120,
+    )  # fmt: skip
+    from matplotlib.image import imread
+
+    colours = {tuple(c) for c in (imread(picture)[..., :3].reshape(-1, 3)[::53] * 255).astype(int)}
+    assert {(0, 114, 178), (209, 139, 0)} <= colours, "the bars of both ways are there"
