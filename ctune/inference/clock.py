@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Lock
-from time import perf_counter
+from time import perf_counter, thread_time
 from typing import Literal, TypeAlias
 
 Stage: TypeAlias = Literal["read", "resample", "network", "accumulate", "invert", "postprocess", "write"]
@@ -14,7 +14,7 @@ Stage: TypeAlias = Literal["read", "resample", "network", "accumulate", "invert"
 class Clock:
     """Seconds by stage; reading and writing run beside the rest, so that the sum may be more than the whole.
 
-    On an accelerator, work is counted where something waits for it.
+    processor: what the calling thread alone computed. On an accelerator, work is counted where something waits for it.
 
     >>> clock = Clock()
     >>> with clock("read"):
@@ -25,13 +25,16 @@ class Clock:
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self.processor: dict[str, float] = {}
         self._lock = Lock()
 
     @contextmanager
     def __call__(self, stage: Stage) -> Iterator[None]:
-        begun = perf_counter()
+        begun, used = perf_counter(), thread_time()
         try:
             yield
         finally:
+            wall, own = perf_counter() - begun, thread_time() - used
             with self._lock:
-                self.seconds[stage] = self.seconds.get(stage, 0.0) + perf_counter() - begun
+                self.seconds[stage] = self.seconds.get(stage, 0.0) + wall
+                self.processor[stage] = self.processor.get(stage, 0.0) + own

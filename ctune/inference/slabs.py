@@ -45,9 +45,7 @@ class Slabs:
         plain = torch.from_numpy(image)
         self._image = torch.nn.functional.pad(plain, pads) if any(pads) else plain
         self._weight = gaussian(layout.size).to(runtime.device)
-        across = [n for a, n in enumerate(layout.padded) if a != axis]
-        self._sums = torch.zeros((len(runtime.classes), 0, *across), device=runtime.device)
-        self._weights = torch.zeros((0, *across), device=runtime.device)
+        self._sums, self._weights = self._zeros(len(runtime.classes), 0), self._zeros(1, 0)[0]
         # Planes are counted in the order in which they are read: `_start` is the first in memory, those before `_ready`
         # are probabilities, those before `_final` get no more windows.
         self._start = self._ready = self._final = 0
@@ -91,16 +89,20 @@ class Slabs:
 
     def _make_room(self, first: int, stop: int) -> None:
         """Keep planes from `first` on, and have zeros up to `stop`."""
-        kept = self._sums[:, first - self._start :]
-        more = stop - first - kept.shape[1]
-        if first == self._start and more <= 0:
+        old, offset = (self._sums, self._weights), first - self._start
+        planes = max(stop - first, old[1].shape[0] - offset)
+        if offset == 0 and planes == old[1].shape[0]:
             return
-        self._sums = torch.nn.functional.pad(kept, (0, 0, 0, 0, 0, max(0, more)))
-        self._weights = torch.nn.functional.pad(
-            self._weights[first - self._start :], (0, 0, 0, 0, 0, max(0, more))
-        )
-        self._start = first
-        self._ready = max(self._ready, first)
+        self._sums, self._weights = self._zeros(len(self._sums), planes), self._zeros(1, planes)[0]
+        kept = max(0, old[1].shape[0] - offset)
+        self._sums[:, :kept] = old[0][:, offset:]
+        self._weights[:kept] = old[1][offset:]
+        self._start, self._ready = first, max(self._ready, first)
+
+    def _zeros(self, channels: int, planes: int) -> Tensor:
+        """(channels, planes, A, B) with `axis` first, in memory in the order of the network's axes, as logits come."""
+        shape = [planes if a == self._axis else n for a, n in enumerate(self._layout.padded)]
+        return torch.zeros((channels, *shape), device=self._runtime.device).movedim(1 + self._axis, 1)
 
     def _run(self, corners: list[tuple[int, int, int]], at: int) -> None:
         """Run a batch of windows of one layer, and add their weighted logits."""
@@ -112,8 +114,6 @@ class Slabs:
         planes = slice(at - self._start, at - self._start + size[axis])
         places = [(planes, *(part for a, part in enumerate(box) if a != axis)) for box in boxes]
         weight = self._turned(self._weight)
-        for place in places:
-            self._weights[place] += weight
         found = iter(self._runtime.logits(windows))
         for sums in self._sums:
             with clock("network"):
@@ -122,7 +122,9 @@ class Slabs:
                 if self._flip is not None:
                     logits = logits.flip(1 + self._flip)
                 for place, window in zip(places, logits, strict=True):
-                    sums[place] += self._turned(window * self._weight)
+                    sums[place].addcmul_(self._turned(window), weight)
+        for place in places:
+            self._weights[place] += weight
 
     def _turned(self, window: Tensor) -> Tensor:
         """(x, y, z) -> `axis` first, in reading order."""
