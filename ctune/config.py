@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from ctune.classes import NINE_ORGANS, ClassList, nearest
 from ctune.errors import ConfigError
+from ctune.presets import mr, phantom
 
 CONFIG_NAME = "ctune.toml"
 
@@ -217,40 +219,7 @@ class Config(Section):
         return ClassList.of(self.classes, self.aliases)
 
 
-def _phantom() -> dict[str, Any]:
-    # Small phantoms are about 48x40x40 voxels of 7 mm: everything is scaled to them so that a laptop CPU suffices.
-    return {
-        "name": "phantom",
-        "preprocessing": {"spacing_mm": "native", "crop_foreground": False},
-        "base": {"architecture": "unet_small"},
-        "train": {
-            "patch_size": (40, 40, 40), "patches_per_case": 1, "batch_size": 2, "learning_rate": 3e-3, "epochs": 20,
-            "warmup_epochs": 1,
-        },
-        "tune": {
-            "patch_size": (24, 24, 24), "patches_per_case": 8, "batch_size": 4, "learning_rate": 3e-3, "epochs": 20,
-            "warmup_epochs": 1,
-        },
-        "inference": {"patch_size": (40, 40, 40), "overlap": 0.25},
-        "selection": {"cases": 12},
-    }  # fmt: skip
-
-
-def _mr() -> dict[str, Any]:
-    settings = _phantom()
-    settings["name"] = "mr"
-    settings["preprocessing"] = {
-        "spacing_mm": (1.0, 1.0, 1.0),
-        "crop_foreground": False,
-        "window": {"kind": "percentile"},
-    }
-    settings["classes"] = ("anterior", "posterior")
-    settings["train"] |= {"epochs": 12}
-    settings["tune"] |= {"epochs": 10}
-    return settings
-
-
-_PRESETS = {"ct": dict, "phantom": _phantom, "mr": _mr}
+_PRESETS: dict[str, Callable[[], dict[str, Any]]] = {"ct": dict, "phantom": phantom, "mr": mr}
 PRESETS: tuple[str, ...] = tuple(_PRESETS)
 
 

@@ -11,11 +11,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from small_network import config, project, volume
+from small_network import GRID, config, project, volume
 
 from ctune.compositions import load_model
 from ctune.config import Config
 from ctune.continual import tune_model
+from ctune.data.nifti import write_volume
 from ctune.errors import ModelError
 from ctune.foundation import train_model
 from ctune.model.base import build_base
@@ -24,7 +25,7 @@ from ctune.model.network import Network
 from ctune.outcome import compose, new_heads, read_record
 from ctune.project import Project
 from ctune.strategy import FORGETFUL, as_background, labels_of, training_data
-from ctune.types import UNLABELLED, Source
+from ctune.types import UNLABELLED, Source, Split
 
 CPU = torch.device("cpu")
 TUNED = ("spleen", "aorta")
@@ -145,11 +146,11 @@ def test_full_is_what_people_judged_in_the_whole_pool(copy: Project) -> None:
 
 def test_hybrid_takes_the_predictions_of_what_was_not_revised(copy: Project, tmp_path: Path) -> None:
     """A class that nobody annotated in a revised case is predicted by the model, and so it is written into the pool."""
-    made, truth = project(tmp_path / "bare", pool=2)
+    made, truth = project(tmp_path / "bare", pool=2, test=0)
+    write_volume(truth / "new.nii.gz", volume(2)[0], GRID)
     shutil.copytree(copy.root / "registry", made.root / "registry")
     bare = with_tune(made, data="hybrid", trainable="all")
-    image = truth / "case_2" / "ct.nii.gz"
-    bare.pool.add_case("case_9", image, bare.pool.case("case_0").split)
+    bare.pool.add_case("case_9", truth / "new.nii.gz", Split.POOL)
     bare.pool.annotate(
         "case_9", "aorta", volume(2)[1]["aorta"], source=Source.REVISED, author="dr. a", round=1
     )

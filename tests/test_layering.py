@@ -16,7 +16,7 @@ PACKAGES = ("ctune", "cli", "registry")
 HEAVY = ("torch", "monai")
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("ctune", "ctune.errors", "ctune.types", "ctune.classes", "ctune.config"),
+    ("ctune", "ctune.errors", "ctune.types", "ctune.classes", "ctune.presets", "ctune.config"),
     ("ctune.data", "ctune.model", "ctune.losses"),
     (
         "ctune.project",

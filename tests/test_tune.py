@@ -16,17 +16,25 @@ from ctune.model.freeze import fingerprint
 from ctune.model.network import Network
 from ctune.model.weights import head_to_bytes
 from ctune.tune import TuneResult, prove_unmoved, snapshot, tune_heads
+from ctune.watch import Validation, cached_features
 
 CPU = torch.device("cpu")
 PROBES = torch.rand((2, 1, SIDE, SIDE, SIDE), generator=torch.Generator().manual_seed(0))
 
 
-def tune(net: Network, classes: tuple[str, ...], cache: Path, seed: int = 0, **changes: object) -> TuneResult:
+def tune(
+    net: Network,
+    classes: tuple[str, ...],
+    cache: Path,
+    seed: int = 0,
+    validation: Validation | None = None,
+    **changes: object,
+) -> TuneResult:
     settings = config()
     cases = [prepared(i, ("liver", "spleen", "aorta")) for i in range(2)]
     return tune_heads(
         net, classes, cases, settings.tune.model_copy(update=changes), window=(SIDE, SIDE, SIDE), overlap=0.25, seed=seed,
-        device=CPU, cache=cache,
+        device=CPU, cache=cache, validation=validation,
     )  # fmt: skip
 
 
@@ -100,6 +108,50 @@ def test_a_class_that_no_case_annotates_is_refused(tmp_path: Path) -> None:
 def test_a_sub_patch_that_does_not_fit_the_base_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"expected tune.patch_size in multiples of \(2, 2, 2\)"):
         tune(network(), ("liver",), tmp_path, patch_size=(7, 8, 8))
+
+
+# Validation -----------------------------------------------------------------------------------------------------------
+
+
+def watched(net: Network, cache: Path) -> Validation:
+    features = cached_features(
+        FeatureCache(cache, net.base, fingerprint(net.base, modes=False), CPU), (SIDE,) * 3
+    )
+    return Validation([prepared(9, ("liver", "spleen"))], features, config().inference, CPU)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_watched_heads_are_tuned_alone_or_together_with_the_same_result(tmp_path: Path, threads: int) -> None:
+    alone, together = network(), network()
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        for net, classes in ((alone, ("spleen",)), (together, ("liver", "spleen"))):
+            result = tune(
+                net, classes, tmp_path, validation=watched(net, tmp_path), epochs=6, validate_every=1
+            )
+    finally:
+        torch.set_num_threads(before)
+    assert head_to_bytes(alone.head("spleen")) == head_to_bytes(together.head("spleen"))
+    assert set(result.kept) == {"liver", "spleen"}
+
+
+def test_the_head_that_stays_is_the_one_that_the_best_look_saw(tmp_path: Path) -> None:
+    net = network()
+    looked = watched(net, tmp_path)
+    result = tune(net, ("liver",), tmp_path, validation=looked, epochs=8, validate_every=1, patience=0)
+    best = max(look.score for look in result.looks["liver"])
+    assert len(result.looks["liver"]) == 8 and result.kept["liver"].score == best
+    assert looked.dice(net, ("liver",))["liver"].mean == best
+
+
+def test_what_no_validation_case_annotates_ends_with_its_last_weights(tmp_path: Path) -> None:
+    nets = [network(), network()]
+    for net, looked in zip(nets, (None, watched(nets[1], tmp_path)), strict=True):
+        add_missing_heads(net, ["aorta"], config(), seed=1)
+        result = tune(net, ("aorta",), tmp_path, validation=looked)
+        assert result.kept == {} and result.looks == {}
+    assert head_to_bytes(nets[0].head("aorta")) == head_to_bytes(nets[1].head("aorta"))
 
 
 # The feature cache ----------------------------------------------------------------------------------------------------

@@ -299,6 +299,20 @@ def test_a_split_that_was_edited_afterwards_is_noticed(source: Path, tmp_path: P
         made.pool.case("case_0")  # type: ignore[attr-defined]
 
 
+def test_the_same_ct_under_another_id_stays_in_its_split(source: Path, tmp_path: Path) -> None:
+    made = empty(tmp_path / "made")
+    image, other = (source / f"case_{i}" / "ct.nii.gz" for i in (0, 1))
+    made.pool.add_case("first", image, Split.VALIDATION)  # type: ignore[attr-defined]
+    with pytest.raises(
+        PoolError,
+        match="case again: expected a CT that is in no other split, got that of first, which is in the split validation",
+    ):
+        made.pool.add_case("again", image, Split.POOL)  # type: ignore[attr-defined]
+    made.pool.add_case("other", other, Split.POOL)  # type: ignore[attr-defined]
+    made.pool.add_case("twin", image, Split.VALIDATION)  # type: ignore[attr-defined]
+    assert splits(made) == {"first": "validation", "other": "pool", "twin": "validation"}
+
+
 def test_experts_do_not_revise_what_is_kept_for_validation(source: Path, tmp_path: Path) -> None:
     made = empty(tmp_path / "made")
     import_cases(

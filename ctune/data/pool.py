@@ -15,7 +15,7 @@ import hashlib
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
@@ -68,6 +68,9 @@ class Pool:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._holders: dict[str, list[str]] = {}
+        """{sha256 of a CT: the cases that have it}, of the cases looked at so far."""
+        self._looked_at: set[str] = set()
 
     @classmethod
     def create(cls, root: Path) -> Pool:
@@ -138,7 +141,7 @@ class Pool:
 
         `annotations` is read one class at a time, so a mapping that loads masks on demand needs memory for
         one. `origin` says where the CT came from, `notes` {class: text} where a mask did. Raises PoolError
-        when the id is taken (also in other letters' case), what ``read_case`` raises, and what reading a mask
+        when the id is taken (also in other letters' case) or the same CT is in another split, what ``read_case`` raises, and what reading a mask
         raises: then the pool is as it was.
         """
         check_case_id(case_id)
@@ -147,6 +150,7 @@ class Pool:
         grid = read_case(image, case_id).grid
         with self._locked():
             self._check_free(case_id)
+            self._check_apart(case_id, digest, Split(split))
             building = self.root / _BUILDING.format(uuid4().hex[:12])
             try:
                 (building / "annotations").mkdir(parents=True)
@@ -221,6 +225,20 @@ class Pool:
                 f"expected a new case id, got {case_id!r} while the pool has {taken[case_id.lower()]!r}; "
                 "rename the new case"
             )
+
+    def _check_apart(self, case_id: str, digest: str, split: Split) -> None:
+        """The same CT under two ids must not train under one and be measured on under the other."""
+        for name in {p.name for p in self.root.iterdir()} - self._looked_at:
+            # A record that does not read is no reason to refuse another case: it complains when it is used.
+            with suppress(PoolError):
+                self._holders.setdefault(self.case(name).sha256, []).append(name)
+                self._looked_at.add(name)
+        for other in self._holders.get(digest, ()):
+            if self.case(other).split != split:
+                raise PoolError(
+                    f"case {case_id}: expected a CT that is in no other split, got that of {other}, which is in the split "
+                    f"{self.case(other).split} for good; leave it out, or give it the same split"
+                )
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

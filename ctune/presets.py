@@ -1,0 +1,40 @@
+"""Starting points for settings, as plain values: what differs from the published recipe for CT."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def phantom() -> dict[str, Any]:
+    """Small phantoms on a laptop CPU."""
+    # Small phantoms are about 48x40x40 voxels of 7 mm: everything is scaled to them so that a laptop CPU suffices.
+    return {
+        "name": "phantom",
+        "preprocessing": {"spacing_mm": "native", "crop_foreground": False},
+        "base": {"architecture": "unet_small"},
+        "train": {
+            "patch_size": (40, 40, 40), "patches_per_case": 1, "batch_size": 2, "learning_rate": 3e-3, "epochs": 20,
+            "warmup_epochs": 1,
+        },
+        "tune": {
+            "patch_size": (24, 24, 24), "patches_per_case": 8, "batch_size": 4, "learning_rate": 3e-3, "epochs": 20,
+            "warmup_epochs": 1,
+        },
+        "inference": {"patch_size": (40, 40, 40), "overlap": 0.25},
+        "selection": {"cases": 12},
+    }  # fmt: skip
+
+
+def mr() -> dict[str, Any]:
+    """One uncalibrated MR contrast; the hippocampus in two classes."""
+    settings = phantom()
+    settings["name"] = "mr"
+    settings["preprocessing"] = {
+        "spacing_mm": (1.0, 1.0, 1.0),
+        "crop_foreground": False,
+        "window": {"kind": "percentile"},
+    }
+    settings["classes"] = ("anterior", "posterior")
+    settings["train"] |= {"epochs": 12}
+    settings["tune"] |= {"epochs": 10}
+    return settings
