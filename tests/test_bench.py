@@ -118,6 +118,9 @@ def test_a_run_stops_when_its_time_is_over_and_goes_on(tmp_path: Path) -> None:
         run_bench("dice", "cpu", None, tmp_path, minutes=0)
     result, _ = run_bench("dice", "cpu", None, tmp_path)
     assert MADE == [0, 1, 2] and len(result.attempts) == 2
+    run_bench(
+        "dice", "cpu", [7], tmp_path, minutes=0
+    )  # the last step is the end: there is nothing to go on with
 
 
 def test_a_gate_says_figure_bound_and_reference() -> None:

@@ -42,6 +42,9 @@ def test_a_filling_that_was_cut_off_goes_on_to_the_same(tmp_path: Path) -> None:
         fill(registry, 6, 2, 0, cut)
     assert len(registry.versions()) == 3
     assert fill(registry, 6, 2, 0, silent) == whole
+    within = Registry.open(tmp_path / "within a name")
+    fill(within, 4, 2, 0, silent)
+    assert fill(within, 6, 2, 0, silent) == whole
     assert fill(Registry.open(tmp_path / "other"), 6, 2, 1, silent) != whole
 
 
