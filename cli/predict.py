@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 def predict(
     model: Annotated[str, typer.Argument(help="NAME, NAME:VERSION, NAME@ALIAS or sha256:...")],
     images: Annotated[
-        list[Path] | None, typer.Argument(help="CT files (NIfTI); by default the project's pool.")
+        list[Path] | None,
+        typer.Argument(
+            help="CTs: NIfTI files, folders of them or of cases, DICOM series; by default the project's pool."
+        ),
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="A folder for each case comes here.")] = Path(
         "predictions"
@@ -28,46 +31,62 @@ def predict(
     split: Annotated[
         str, typer.Option("--split", help="Which cases of the pool: pool, validation or test.")
     ] = "pool",
+    labels: Annotated[
+        bool, typer.Option("--labels", help="Write one label map a case instead of a mask a class.")
+    ] = False,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Also write the probability of every class.")
+    ] = False,
     flips: Annotated[
         bool,
-        typer.Option("--flips", help="Also measure how predictions change when mirrored, for `ctune score`."),
+        typer.Option(
+            "--flips",
+            help="Also measure how predictions change when mirrored, for `ctune score`; writes probabilities too.",
+        ),
     ] = False,
     project: ProjectDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Predict masks on each CT's own grid, with probabilities and volumes in mL; run again, it does what is missing."""
-    from ctune.cohort import predict_cases, predict_files
+    """Predict masks on each CT's own grid, with volumes in mL; run again, it does what is missing."""
+    from ctune.cohort import pool_inputs, predict_inputs
     from ctune.compositions import load_model
-    from ctune.data.files import read_json
+    from ctune.data.files import write_json
+    from ctune.inference.inputs import find_inputs
+    from ctune.inference.output import Wanted
     from ctune.optimise import resolve_device
+    from ctune.predict import read_volumes
     from ctune.project import find_project
     from ctune.types import Split
 
     found = find_project(project)
+    if images:
+        inputs = find_inputs(images)
+    else:
+        cases = found.pool.cases(choice(Split, split, "--split"))
+        inputs = pool_inputs(found, [case.id for case in cases])
     loaded = load_model(found.open_registry(), model, resolve_device(found.config.device))
-    axes = found.config.importance.flips if flips else ()
-    refused: list[tuple[str, str]] = []
     with progress("predict", as_json) as on_progress:
-        if images:
-            ids, refused = predict_files(
-                found.config, loaded.network, loaded.digest, images, out, classes=names(classes) or None, flips=axes,
-                on_progress=on_progress,
-            )  # fmt: skip
-        else:
-            ids = [case.id for case in found.pool.cases(choice(Split, split, "--split"))]
-            predict_cases(
-                found, loaded.network, loaded.digest, ids, out, classes=names(classes) or None, flips=axes,
-                on_progress=on_progress,
-            )  # fmt: skip
-    volumes = {case_id: read_json(out / case_id / "prediction.json")["volumes_ml"] for case_id in ids}
+        ids, refused = predict_inputs(
+            found.config.model_copy(update={"preprocessing": loaded.preprocessing}),
+            loaded.network,
+            loaded.digest,
+            inputs,
+            out,
+            classes=names(classes) or None,
+            flips=found.config.importance.flips if flips else (),
+            wanted=Wanted(labels=labels, probabilities=probabilities or flips),
+            on_progress=on_progress,
+        )
+    volumes = {case_id: read_volumes(out / case_id) for case_id in ids}
+    if ids:
+        write_json(out / "volumes.json", volumes)
 
     def human(console: Console) -> None:
-        console.print(f"{len(ids)} cases in {out}")
+        console.print(f"{len(ids)} cases in {out}, volumes in {out / 'volumes.json'}")
         for case_id, why in refused:
             console.print(f"refused {case_id}: {why}")
 
-    emit(
-        {"model": loaded.digest, "out": out, "volumes_ml": volumes, "refused": dict(refused)}, as_json, human
-    )
+    document: dict[str, Any] = {"model": loaded.digest, "out": out, "volumes_ml": volumes}
+    emit({**document, "refused": dict(refused)}, as_json, human)
     if refused:
         raise typer.Exit(1)

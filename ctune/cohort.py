@@ -12,15 +12,16 @@ from pathlib import Path
 import numpy as np
 
 from ctune.config import Config
-from ctune.data.nifti import read_case, write_volume
+from ctune.data.nifti import write_volume
 from ctune.data.prepared import PreparedCase, prepare
-from ctune.errors import DataError, PoolError, UsageError
+from ctune.errors import DataError, PoolError
 from ctune.evaluate import CaseScore, score_mask, write_scores
 from ctune.hybrid import merge
 from ctune.importance import CaseImportance, score_case
 from ctune.inference.engine import Axis, Job, predict_jobs
+from ctune.inference.inputs import Input
 from ctune.inference.output import Wanted
-from ctune.inference.runtime import TorchRuntime
+from ctune.inference.runtime import Runtime, TorchRuntime
 from ctune.model.network import Network
 from ctune.predict import masks_of, predict_case, read_prediction
 from ctune.project import Project
@@ -29,7 +30,7 @@ from ctune.types import HybridAnnotation, Mask, OnProgress, Progress, Source, Sp
 
 def predict_cases(
     project: Project,
-    network: Network,
+    network: Network | Runtime,
     model: str,
     case_ids: Sequence[str],
     folder: Path,
@@ -41,48 +42,45 @@ def predict_cases(
 ) -> None:
     """Write the prediction of each case of the pool to ``folder/<case>`` (``inference.engine.predict_jobs``).
 
-    Raises DataError when a case of the pool cannot be read.
+    Raises DataError when cases of the pool cannot be read; the others are predicted.
     """
-    runtime = TorchRuntime(network, classes, project.config.inference)
-    jobs = [Job(case_id, partial(project.pool.load, case_id), folder / case_id) for case_id in case_ids]
-    refused = predict_jobs(
-        runtime, jobs, project.config, model=model, wanted=wanted, flips=flips, on_progress=on_progress
-    )
+    _, refused = predict_inputs(
+        project.config, network, model, pool_inputs(project, case_ids), folder, classes=classes, flips=flips, wanted=wanted,
+        on_progress=on_progress,
+    )  # fmt: skip
     if refused:
         raise DataError("; ".join(why for _, why in refused))
 
 
-def predict_files(
+def pool_inputs(project: Project, case_ids: Sequence[str]) -> list[Input]:
+    """Cases of the pool as inputs of a prediction."""
+    return [Input(case_id, partial(project.pool.load, case_id)) for case_id in case_ids]
+
+
+def predict_inputs(
     config: Config,
-    network: Network,
+    network: Network | Runtime,
     model: str,
-    images: Sequence[Path],
+    inputs: Sequence[Input],
     folder: Path,
     *,
     classes: Sequence[str] | None = None,
     flips: Sequence[Axis] = (),
-    wanted: Wanted = Wanted(probabilities=True),
+    wanted: Wanted = Wanted(),
     on_progress: OnProgress = silent,
 ) -> tuple[list[str], list[tuple[str, str]]]:
-    """Predict CT files that are no part of a pool, to ``folder/<file name>``.
+    """Predict CTs, of a pool or not (``inference.inputs.find_inputs``), each to ``folder/<id>``.
 
-    Returns the ids that were predicted and (id, reason) of those that could not be read. Raises UsageError when two files
-    would get the same id.
+    classes: of a network; a runtime has its own. Returns the ids that were predicted and (id, reason) of those that could
+    not be read.
     """
-    ids = [image.name.removesuffix(".gz").removesuffix(".nii") for image in images]
-    if doubled := {i for i in ids if ids.count(i) > 1}:
-        raise UsageError(
-            f"expected CT files of different names, got {sorted(doubled)[0]!r} more than once; predict them into different folders"
-        )
-    runtime = TorchRuntime(network, classes, config.inference)
-    jobs = [
-        Job(case_id, partial(read_case, image, case_id), folder / case_id)
-        for case_id, image in zip(ids, images, strict=True)
-    ]
+    runtime = TorchRuntime(network, classes, config.inference) if isinstance(network, Network) else network
+    jobs = [Job(one.case_id, one.load, folder / one.case_id) for one in inputs]
     refused = predict_jobs(
         runtime, jobs, config, model=model, wanted=wanted, flips=flips, on_progress=on_progress
     )
-    return [i for i in ids if i not in dict(refused)], refused
+    names = {case_id for case_id, _ in refused}
+    return [job.case_id for job in jobs if job.case_id not in names], refused
 
 
 def score_cases(

@@ -18,7 +18,7 @@ from ctune.inference.runtime import TorchRuntime
 from ctune.model.network import Network
 from ctune.types import Case, Grid, Mask, Prediction
 
-__all__ = ["Axis", "masks_of", "predict_case", "read_masks", "read_prediction"]
+__all__ = ["Axis", "masks_of", "predict_case", "read_masks", "read_prediction", "read_volumes"]
 
 
 def predict_case(
@@ -76,6 +76,12 @@ def read_masks(folder: Path, grid: Grid) -> dict[str, Mask]:
         name: read_mask(folder / f"{name}.nii.gz", grid, f"case {about['case']}, {name}")
         for name in about["classes"]
     }
+
+
+def read_volumes(folder: Path) -> dict[str, float]:
+    """{class: mL} of a written prediction, of its masks as they are. Raises DataError when it is unfinished."""
+    volumes: dict[str, float] = _about(folder)["volumes_ml"]
+    return volumes
 
 
 def read_prediction(folder: Path, grid: Grid) -> Prediction:

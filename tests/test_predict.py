@@ -11,10 +11,12 @@ import torch
 from monai.inferers import sliding_window_inference
 from small_network import GRID, SIDE, config, network, volume
 
-from ctune.cohort import predict_files
+from ctune.cohort import predict_inputs
 from ctune.data.nifti import read_case, read_mask, read_probabilities, write_volume
 from ctune.data.preprocess import to_network
 from ctune.errors import DataError, UnknownClassError, UsageError
+from ctune.inference.inputs import find_inputs
+from ctune.inference.output import Wanted
 from ctune.predict import (
     masks_of,
     predict_case,
@@ -86,7 +88,8 @@ def test_on_disk(tmp_path: Path) -> None:
     hu, _ = volume(0)
     write_volume(tmp_path / "c.nii.gz", hu, GRID)
     files, out = [tmp_path / "c.nii.gz"], tmp_path / "out"
-    predict_files(CONFIG, network(), "d" * 64, files, out, flips=("z",))
+    wanted = Wanted(probabilities=True)
+    predict_inputs(CONFIG, network(), "d" * 64, find_inputs(files), out, flips=("z",), wanted=wanted)
     prediction = predict_case(network(), read_case(files[0], "c"), CONFIG, model="d" * 64, flips=("z",))
     again = read_prediction(out / "c", GRID)
     assert np.abs(again.probabilities - prediction.probabilities).max() <= 0.5 / 255 + 1e-6
@@ -112,10 +115,10 @@ def test_files_that_cannot_be_read_are_named_and_the_rest_goes_on(tmp_path: Path
     write_volume(tmp_path / "good.nii.gz", volume(0)[0], GRID)
     (tmp_path / "bad.nii.gz").write_bytes(b"no image")
     images = [tmp_path / "bad.nii.gz", tmp_path / "good.nii.gz"]
-    done, refused = predict_files(CONFIG, network(), "m", images, tmp_path / "out")
+    done, refused = predict_inputs(CONFIG, network(), "m", find_inputs(images), tmp_path / "out")
     assert done == ["good"] and refused[0][0] == "bad" and "expected a NIfTI image" in refused[0][1]
     written = (tmp_path / "out" / "good" / "liver.nii.gz").stat().st_mtime_ns
-    predict_files(CONFIG, network(), "m", images[1:], tmp_path / "out")
+    predict_inputs(CONFIG, network(), "m", find_inputs(images[1:]), tmp_path / "out")
     assert (tmp_path / "out" / "good" / "liver.nii.gz").stat().st_mtime_ns == written, "done is done"
     with pytest.raises(UsageError, match="CT files of different names, got 'good' more than once"):
-        predict_files(CONFIG, network(), "m", [images[1], tmp_path / "x" / "good.nii"], tmp_path / "out")
+        find_inputs([images[1], tmp_path / "x" / "good.nii"])

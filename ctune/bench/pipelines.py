@@ -1,0 +1,165 @@
+"""One CT through one pipeline, in a process of its own: ctune's engine, or MONAI's parts joined as its tutorials join them.
+
+    python -c "from ctune.bench.pipelines import work; work('job.json')"
+
+reads the job, loads libraries and weights, and only then starts the clock; its answer is the last line of stdout.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ctune.config import Config, HUWindow
+from ctune.data.files import read_json
+from ctune.inference.clock import Clock
+from ctune.model.network import Network
+
+
+def work(job: str) -> None:
+    """Do one job and answer on stdout; ctune.bench.inference writes jobs.
+
+    A job: pipeline ("ctune" or "monai"), ct, network (folder of weights), classes, out, config, threads.
+    """
+    import torch
+
+    asked = read_json(Path(job))
+    torch.set_num_threads(asked["threads"])
+    config = Config.model_validate(asked["config"])
+    network = load_network(Path(asked["network"]), asked["classes"], config)
+    pipeline = {"ctune": _ctune, "monai": _monai}[asked["pipeline"]]
+    clock, before = Clock(), _peak_mb()
+    used, begun = time.process_time(), time.perf_counter()
+    pipeline(config, network, Path(asked["ct"]), Path(asked["out"]), clock)
+    answer = {
+        "seconds": time.perf_counter() - begun,
+        "processor_seconds": time.process_time() - used,
+        "loaded_mb": before,
+        "peak_mb": _peak_mb(),
+        "stages": clock.seconds,
+    }
+    sys.stdout.write("\n" + json.dumps(answer) + "\n")
+    sys.stdout.flush()
+    # Threads of libraries may still wait for work: the answer is given.
+    os._exit(0)
+
+
+def load_network(folder: Path, classes: Sequence[str], config: Config) -> Network:
+    """The network that ``save_network`` wrote; a class beyond those in the folder gets a copy of one that is there."""
+    from ctune.model.heads import Head
+    from ctune.model.weights import base_from_bytes, head_from_bytes
+
+    base = base_from_bytes((folder / "base.safetensors").read_bytes(), config.base)
+    stored = sorted(folder.glob("head-*.safetensors"))
+    heads: dict[str, Head] = {}
+    for k, name in enumerate(classes):
+        path = folder / f"head-{name}.safetensors"
+        head = head_from_bytes((path if path.exists() else stored[k % len(stored)]).read_bytes())
+        head.class_name = name
+        heads[name] = head
+    return Network(base, heads).eval()
+
+
+def save_network(network: Network, folder: Path) -> None:
+    """Weights as files."""
+    from ctune.model.weights import base_to_bytes, head_to_bytes
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "base.safetensors").write_bytes(base_to_bytes(network.base))
+    for name in network.classes:
+        (folder / f"head-{name}.safetensors").write_bytes(head_to_bytes(network.head(name)))
+
+
+def _ctune(config: Config, network: Network, ct: Path, out: Path, clock: Clock) -> None:
+    from functools import partial
+
+    from ctune.data.nifti import read_case
+    from ctune.inference.engine import Job, predict_jobs
+    from ctune.inference.runtime import TorchRuntime
+
+    runtime = TorchRuntime(network, None, config.inference)
+    predict_jobs(
+        runtime, [Job("ct", partial(read_case, ct, "ct"), out / "ct")], config, model="bench", clock=clock
+    )
+
+
+def _monai(config: Config, network: Network, ct: Path, out: Path, clock: Clock) -> None:
+    import torch
+    from monai.inferers import sliding_window_inference
+
+    load, prepare, invert, save = _transforms(config, out)
+    settings, seconds = config.inference, 0.0
+
+    def timed(windows: torch.Tensor) -> torch.Tensor:
+        nonlocal seconds
+        begun = time.perf_counter()
+        found: torch.Tensor = network(windows)
+        seconds += time.perf_counter() - begun
+        return found
+
+    with torch.inference_mode():
+        with clock("read"):
+            data: dict[str, Any] = load({"image": str(ct)})
+        with clock("resample"):
+            data = prepare(data)
+        begun = time.perf_counter()
+        data["pred"] = sliding_window_inference(
+            data["image"][None], settings.patch_size, 4, timed, overlap=settings.overlap, mode="gaussian"
+        )[0]
+        clock.seconds["network"] = seconds
+        clock.seconds["accumulate"] = time.perf_counter() - begun - seconds
+        with clock("invert"):
+            data = invert(data)
+        with clock("write"):
+            save(data)
+
+
+def _transforms(config: Config, out: Path) -> tuple[Any, Any, Any, Any]:
+    """Load; to the network's grid; back, sigmoid and threshold; save. One Compose a stage, so that each can be timed."""
+    import numpy as np
+    from monai import transforms as t
+
+    window, spacing = config.preprocessing.window, config.preprocessing.spacing_mm
+    assert isinstance(window, HUWindow)
+    load = t.Compose([t.LoadImaged("image", ensure_channel_first=True)])
+    steps = [
+        t.Orientationd("image", axcodes="RAS", labels=(("L", "R"), ("P", "A"), ("I", "S"))),
+        t.Spacingd("image", pixdim=spacing, mode="bilinear"),
+        t.ScaleIntensityRanged("image", a_min=window.low, a_max=window.high, b_min=0.0, b_max=1.0, clip=True),
+    ]
+    if config.preprocessing.crop_foreground:
+        steps.append(t.CropForegroundd("image", source_key="image", allow_smaller=True))
+    prepare = t.Compose(steps)
+    invert = t.Compose(
+        [
+            t.Activationsd("pred", sigmoid=True),
+            t.Invertd("pred", transform=prepare, orig_keys="image", nearest_interp=False, to_tensor=True),
+            t.AsDiscreted("pred", threshold=config.inference.threshold),
+        ]
+    )
+    save = t.Compose(
+        [
+            t.SaveImaged(
+                "pred", output_dir=str(out), output_dtype=np.uint8, separate_folder=False, print_log=False
+            )
+        ]
+    )
+    return load, prepare, invert, save
+
+
+def _peak_mb() -> float:
+    """Highest resident memory of this process so far, MiB."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)
+
+
+def stages_of(answer: Mapping[str, Any]) -> dict[str, float]:
+    """{stage: seconds}, 0 for a stage that a pipeline has not."""
+    names = ("read", "resample", "network", "accumulate", "invert", "write")
+    return {name: round(float(answer["stages"].get(name, 0.0)), 3) for name in names}

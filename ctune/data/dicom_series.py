@@ -1,0 +1,108 @@
+"""CT series in DICOM, read through pydicom and highdicom (extra ``dicom``): slices in order, HU, on the scanner's own grid.
+
+highdicom sorts slices by position and refuses series that are no regular volume; this file finds series and turns DICOM's
+patient axes (left, posterior, superior) into those of NIfTI (right, anterior, superior).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ctune.errors import GeometryError, ImageFileError, UsageError
+from ctune.types import Case, Grid
+
+_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_ABOUT = ["SeriesInstanceUID", "Modality", "SeriesNumber"]
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file says of itself that it is DICOM (part 10); names tell nothing."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        file.seek(128)
+        return file.read(4) == b"DICM"
+
+
+def find_series(folder: Path) -> list[list[Path]]:
+    """The image series directly in `folder`, each as its files, in the order of their series numbers.
+
+    What holds no slices of an image (segmentations, reports) is left out. Raises UsageError without the extra.
+    """
+    pydicom = _import()
+    series: dict[tuple[int, str], list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        if is_dicom(path):
+            head = pydicom.dcmread(path, specific_tags=_ABOUT, stop_before_pixels=True)
+            if head.get("Modality") in ("CT", "MR", "PT"):
+                key = (int(head.get("SeriesNumber") or 0), str(head.get("SeriesInstanceUID", "")))
+                series.setdefault(key, []).append(path)
+    return [series[key] for key in sorted(series)]
+
+
+def read_series(files: Sequence[Path], case_id: str) -> Case:
+    """Read a series as one volume: float32, HU for CT, axes column, row, slice.
+
+    Raises ImageFileError for files that cannot be read or decoded, GeometryError for slices that are no regular volume
+    (one is missing, spacing varies, the gantry is tilted).
+    """
+    pydicom, where = _import(), files[0].parent
+    try:
+        slices = [pydicom.dcmread(path) for path in files]
+        for one in slices:
+            # Some anonymisers empty it in the data set and leave it in the file's head.
+            one.SOPClassUID = one.get("SOPClassUID") or one.file_meta.MediaStorageSOPClassUID
+    except Exception as error:
+        raise ImageFileError(
+            f"case {case_id}: expected DICOM slices in {where}, got one that cannot be read ({_line(error)}); export the series again"
+        ) from None
+    volume = _volume(slices, case_id, where)
+    array = np.ascontiguousarray(np.asarray(volume.array, dtype=np.float32).transpose(2, 1, 0))
+    # Slices, rows, columns in LPS -> columns, rows, slices in RAS.
+    affine = _TO_RAS @ np.asarray(volume.affine, dtype=np.float64)[:, [2, 1, 0, 3]]
+    if not np.isfinite(array).all():
+        raise ImageFileError(
+            f"case {case_id}: expected finite intensities in {where}, got NaN; export the series again"
+        )
+    return Case(case_id, array, Grid(array.shape, affine))
+
+
+def _volume(slices: list[Any], case_id: str, where: Path) -> Any:
+    import highdicom
+
+    if len(slices) < 2:
+        raise GeometryError(
+            f"case {case_id}: expected a series of two slices or more in {where}, got {len(slices)}; export the whole series"
+        )
+    try:
+        return highdicom.get_volume_from_series(slices, dtype=np.float32)
+    except (ValueError, RuntimeError, KeyError, AttributeError, NotImplementedError) as error:
+        kind = (
+            ImageFileError
+            if "decod" in str(error).lower() or "decompress" in str(error).lower()
+            else GeometryError
+        )
+        raise kind(
+            f"case {case_id}: expected a series that is one regular volume in {where}, got {len(slices)} slices that are "
+            f"not ({_line(error)}); export the whole series, resampled where the gantry was tilted"
+        ) from None
+
+
+def _import() -> Any:
+    try:
+        import highdicom  # noqa: F401
+        import pydicom
+    except ImportError:
+        raise UsageError(
+            "expected the extra 'dicom' for DICOM series, found neither pydicom nor highdicom; "
+            "run `pip install 'ctune[dicom]'` or convert the series to NIfTI"
+        ) from None
+    return pydicom
+
+
+def _line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:160]

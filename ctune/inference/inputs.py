@@ -1,0 +1,88 @@
+"""From what a user names (files, folders, DICOM series) to cases with ids."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from ctune.data.dicom_series import find_series, is_dicom, read_series
+from ctune.data.nifti import read_case
+from ctune.errors import UsageError
+from ctune.types import Case
+
+_SUFFIXES = (".nii", ".nii.gz")
+
+
+@dataclass(frozen=True, eq=False)
+class Input:
+    """One CT: its id, and what reads it."""
+
+    case_id: str
+    load: Callable[[], Case]
+
+
+def find_inputs(paths: Sequence[Path]) -> list[Input]:
+    """The CTs that `paths` mean, in that order; ids are the names of files, or of folders.
+
+    A file is a NIfTI image. A folder holds NIfTI images or one or more DICOM series; or folders of cases, each with
+    ``ct.nii.gz`` or a DICOM series. Raises UsageError when a path holds no CT, or two CTs get the same id.
+    """
+    found = [one for path in paths for one in _of_path(path)]
+    doubled = [case_id for case_id, count in Counter(one.case_id for one in found).items() if count > 1]
+    if doubled:
+        raise UsageError(
+            f"expected CT files of different names, got {sorted(doubled)[0]!r} more than once; predict them into different folders"
+        )
+    return found
+
+
+def _of_path(path: Path) -> list[Input]:
+    if not path.is_dir():
+        return [_image(path, _stem(path))]
+    here = _of_folder(path)
+    if not here:
+        inner = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+        here = [one for folder in inner for one in _of_case(folder)]
+    if not here:
+        raise UsageError(
+            f"expected CTs in {path}, found none; a folder holds NIfTI images, DICOM series, or folders of cases with "
+            "ct.nii.gz or a DICOM series"
+        )
+    return here
+
+
+def _of_folder(folder: Path) -> list[Input]:
+    images = sorted(p for p in folder.iterdir() if _is_image(p))
+    return [_image(p, _stem(p)) for p in images] or _series(folder)
+
+
+def _of_case(folder: Path) -> list[Input]:
+    """A folder of one case: only its CT counts, masks lie beside it."""
+    for suffix in _SUFFIXES:
+        if (folder / f"ct{suffix}").is_file():
+            return [_image(folder / f"ct{suffix}", folder.name)]
+    return _series(folder)
+
+
+def _series(folder: Path) -> list[Input]:
+    # Looked at one by one: libraries for DICOM are an extra, needed only where a file says that it is DICOM.
+    if not any(is_dicom(path) for path in folder.iterdir()):
+        return []
+    found, name = find_series(folder), folder.resolve().name
+    ids = [name] if len(found) == 1 else [f"{name}_{number + 1}" for number in range(len(found))]
+    return [Input(i, partial(read_series, files, i)) for i, files in zip(ids, found, strict=True)]
+
+
+def _image(path: Path, case_id: str) -> Input:
+    return Input(case_id, partial(read_case, path, case_id))
+
+
+def _is_image(path: Path) -> bool:
+    return path.is_file() and path.name.lower().endswith(_SUFFIXES) and not path.name.startswith(".")
+
+
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(".gz").removesuffix(".nii")

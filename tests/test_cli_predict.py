@@ -1,0 +1,145 @@
+"""``ctune predict``: what it takes, what it leaves, that it resumes, and that nothing is mirrored on the way."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from small_network import GRID, network, project, volume
+from typer.testing import CliRunner, Result
+
+from cli.main import app
+from ctune.compositions import register_model
+from ctune.data.dicom_series import read_series
+from ctune.data.nifti import write_volume
+from ctune.errors import GeometryError, ImageFileError, UsageError
+from ctune.inference.inputs import find_inputs
+from ctune.project import Project
+
+runner = CliRunner()
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+SERIES = SHARED / "totalsegmentator" / "example_ct_dicom"
+real = pytest.mark.skipif(not SERIES.exists(), reason=f"the real DICOM series is not in {SERIES}")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project with two pool cases and a registered network of two classes."""
+    found, _ = project(tmp_path_factory.mktemp("project"), pool=2)
+    register_model(found.open_registry(), "organs", network(), found.config, {})
+    return found
+
+
+def run(made: Project, *words: object) -> Result:
+    return runner.invoke(app, ["predict", "organs", *map(str, words), "--project", str(made.root)])
+
+
+def document(answer: Result) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(answer.stdout)
+    return found
+
+
+def test_the_pool_with_volumes_and_again_only_what_is_missing(made: Project, tmp_path: Path) -> None:
+    answer = run(made, "-o", tmp_path, "--json")
+    assert (answer.exit_code, answer.stderr) == (0, "")
+    volumes = document(answer)["volumes_ml"]
+    assert sorted(volumes) == ["case_0", "case_1"] and sorted(volumes["case_0"]) == ["liver", "spleen"]
+    assert json.loads((tmp_path / "volumes.json").read_text()) == volumes
+    mask = nib.load(tmp_path / "case_0" / "liver.nii.gz")
+    assert volumes["case_0"]["liver"] == pytest.approx(np.asarray(mask.dataobj).sum() * 12 / 1000, abs=1e-3)
+    assert sorted(p.name for p in (tmp_path / "case_0").iterdir()) == [
+        "liver.nii.gz", "prediction.json", "spleen.nii.gz",
+    ]  # fmt: skip
+    shutil.rmtree(tmp_path / "case_1")
+    before = (tmp_path / "case_0" / "prediction.json").stat().st_mtime_ns
+    again = run(made, "-o", tmp_path)
+    assert again.stdout == f"2 cases in {tmp_path}, volumes in {tmp_path / 'volumes.json'}\n"
+    assert (tmp_path / "case_0" / "prediction.json").stat().st_mtime_ns == before
+    assert (tmp_path / "case_1" / "prediction.json").exists()
+
+
+def test_files_folders_and_folders_of_cases(made: Project, tmp_path: Path) -> None:
+    for name in (
+        "flat/a.nii.gz",
+        "flat/b.nii",
+        "cases/one/ct.nii.gz",
+        "cases/one/segmentations/liver.nii.gz",
+    ):
+        write_volume(tmp_path / name, volume(0)[0], GRID)
+    assert [i.case_id for i in find_inputs([tmp_path / "flat", tmp_path / "cases"])] == ["a", "b", "one"]
+    answer = run(made, tmp_path / "flat", tmp_path / "cases/one/ct.nii.gz", "-o", tmp_path / "out", "--json")
+    assert sorted(document(answer)["volumes_ml"]) == ["a", "b", "ct"]
+    (tmp_path / "empty").mkdir()
+    none = run(made, tmp_path / "empty")
+    assert none.exit_code == 2 and f"error: expected CTs in {tmp_path / 'empty'}, found none" in none.stderr
+
+
+def test_a_label_map_probabilities_and_one_class(made: Project, tmp_path: Path) -> None:
+    write_volume(tmp_path / "a.nii.gz", volume(0)[0], GRID)
+    words = (tmp_path / "a.nii.gz", "-o", tmp_path / "out", "--classes", "spleen")
+    assert run(made, *words, "--labels", "--probabilities").exit_code == 0
+    folder = tmp_path / "out" / "a"
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "labels.nii.gz",
+        "prediction.json",
+        "probabilities.nii.gz",
+    ]
+    assert json.loads((folder / "prediction.json").read_text())["labels"] == {"spleen": 1}
+    assert nib.load(folder / "probabilities.nii.gz").shape == (16, 16, 16, 1)
+    unknown = run(made, tmp_path / "a.nii.gz", "--classes", "spleeen")
+    assert unknown.exit_code == 2 and "got 'spleeen'" in unknown.stderr
+
+
+def test_what_cannot_be_read_is_told_and_ends_with_one(made: Project, tmp_path: Path) -> None:
+    (tmp_path / "bad.nii.gz").write_bytes(b"")
+    write_volume(tmp_path / "good.nii.gz", volume(0)[0], GRID)
+    answer = run(made, tmp_path, "-o", tmp_path / "out")
+    assert answer.exit_code == 1 and "1 cases in" in answer.stdout
+    assert "refused bad: case bad: expected an image, got an empty file" in answer.stdout
+
+
+# DICOM ----------------------------------------------------------------------------------------------------------------
+
+
+@real
+def test_a_series_lies_where_its_segmentation_says(made: Project, tmp_path: Path) -> None:
+    """The labels of the series are stored mirrored against it: only in the world do they meet the same tissue."""
+    (found,) = find_inputs([SERIES])
+    case = found.load()
+    assert case.id == "example_ct_dicom" and case.grid.shape == (512, 512, 20)
+    assert case.grid.spacing_mm == pytest.approx((0.9765625, 0.9765625, 2.0))
+    labels = nib.load(SHARED / "totalsegmentator" / "example_seg_dicom.nii.gz")
+    ct = nib.as_closest_canonical(nib.Nifti1Image(case.volume, case.grid.affine))
+    seg = nib.as_closest_canonical(labels)
+    assert np.allclose(ct.affine, seg.affine, atol=1e-3) and ct.shape == seg.shape
+    liver = np.asarray(seg.dataobj) == 5
+    hu = np.asarray(ct.dataobj)[liver]
+    assert liver.sum() > 10_000 and (np.abs(hu - 100) < 80).mean() > 0.95, "liver is soft tissue all over"
+    flipped = np.asarray(ct.dataobj)[:, ::-1][liver]
+    assert (np.abs(flipped - 100) < 80).mean() < 0.9, "or this test would not see a flip"
+
+
+@real
+def test_a_series_that_misses_a_slice_is_refused(tmp_path: Path) -> None:
+    files = sorted(SERIES.iterdir())
+    with pytest.raises(GeometryError, match="case s: expected a series that is one regular volume in"):
+        read_series([*files[:5], *files[7:]], "s")
+    with pytest.raises(GeometryError, match="expected a series of two slices or more"):
+        read_series(files[:1], "s")
+    (tmp_path / "cut.dcm").write_bytes(files[0].read_bytes()[:3000])
+    with pytest.raises(ImageFileError, match="case s: expected"):
+        read_series([files[1], tmp_path / "cut.dcm"], "s")
+
+
+def test_without_the_extra_a_series_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "slice").write_bytes(bytes(128) + b"DICM")
+    monkeypatch.setitem(__import__("sys").modules, "highdicom", None)
+    with pytest.raises(UsageError, match=r"expected the extra 'dicom' .* run `pip install 'ctune\[dicom\]'`"):
+        find_inputs([tmp_path])
