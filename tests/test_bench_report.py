@@ -8,11 +8,13 @@ import shutil
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
+from ctune.bench import speed_plots
 from ctune.bench.plots import Bar, Bars, Lines, Plot, Series, draw_plot
 from ctune.bench.report import write_pages
 from ctune.bench.result import Attempt, BenchResult, Gate, write_result
@@ -131,6 +133,49 @@ def test_the_command_says_what_it_wrote(tmp_path: Path) -> None:
     assert answer.exit_code == 0, answer.output
     document = json.loads(answer.stdout)
     assert document["results"] == {"registry": ["registry-cpu-cpu.json"]} and (tmp_path / "a.html").exists()
+
+
+def speed_seed(pace: float, best: float) -> dict[str, Any]:
+    """One seed of the benchmark of speed: full training of two looks, `pace` seconds an epoch, that ends at Dice `best`."""
+    curve = [{"epoch": e, "cpu_seconds": e * pace, "seconds": e * pace * 2} for e in (1, 2)]
+    looks = [
+        {**row, "dice": {"aorta": dice, "stomach": dice}}
+        for row, dice in zip(curve, (0.1, best), strict=True)
+    ]
+    tuned = {"cpu_seconds": 5.0, "seconds": 9.0, "steps": {"aorta": 20, "stomach": 20}}
+    dice = {"aorta": {"a": 0.8, "b": None}, "stomach": {"a": 0.6, "b": 0.4}, "liver": {"a": 0.9, "b": 0.9}}
+    full = {"steps": 400, "curve": looks, "dice": dice}
+    return {
+        "full": {"rival": full, "ceiling": full},
+        "continual": {
+            "pyramid": {**tuned, "dice": dice},
+            "text": {**tuned, "cpu_seconds": 1.0, "dice": dice},
+        },
+    }
+
+
+def test_speed_is_drawn_over_its_seeds() -> None:
+    details = {"seed 0": speed_seed(50.0, 0.7), "seed 1": speed_seed(150.0, 0.5)}
+    lines, bars = speed_plots.plots(result(what="speed", details=details))
+    assert isinstance(lines, Lines) and isinstance(bars, Bars)
+    continual, text, rival, ceiling = lines.series
+    assert (continual.xs, continual.ys) == ([5.0], [pytest.approx(0.65)]) and text.xs == [1.0]
+    assert (rival.xs, rival.ys) == ([100.0, 200.0], [0.1, pytest.approx(0.6)])
+    assert (list(rival.low), list(rival.high)) == ([0.1, 0.5], [0.1, 0.7]) and ceiling.dashed
+    assert "Band: lowest to highest of 2 seeds." in lines.caption
+    steps, time, target = bars.bars
+    assert (steps.value, time.value, time.low, time.high) == (10.0, 40.0, 20.0, 60.0)
+    assert (target.value, target.text) == (20.0, "20, in 1 of 2 seeds"), "one seed never came there"
+    on_a_gpu = speed_plots.plots(result(what="speed", details=details, device="NVIDIA H200"))[0]
+    assert isinstance(on_a_gpu, Lines) and on_a_gpu.series[0].xs == [9.0], (
+        "seconds of the clock on an accelerator"
+    )
+
+
+def test_a_target_that_was_never_reached_is_said_not_drawn() -> None:
+    bars = speed_plots.plots(result(what="speed", details={"seed 0": speed_seed(50.0, 0.5)}))[1]
+    assert [bar.name for bar in bars.bars] == ["steps", "time, to the end"]
+    assert bars.caption.endswith("Full training never came to the Dice of continual tuning.")
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")

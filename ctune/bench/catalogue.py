@@ -47,6 +47,7 @@ BENCHES = (
         "speed",
         "ctune.bench.speed:run",
         "Continual tuning against full training on the same annotations: seconds, steps, Dice.",
+        plots="ctune.bench.speed_plots:plots",
     ),
     Bench(
         "registry",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ctune.report.drawing import INK, Line, draw, new_axes, to_svg
 from ctune.report.palette import colour
@@ -47,13 +49,14 @@ class Bar:
 
 @dataclass(frozen=True)
 class Bars:
-    """Bars below each other over a common axis, from the first downwards."""
+    """Bars below each other over a common axis, from the first downwards. mark: a value that a line is drawn at."""
 
     title: str
     x_label: str
     bars: Sequence[Bar]
     caption: str = ""
     log_x: bool = False
+    mark: float | None = None
 
 
 Plot = Lines | Bars
@@ -69,7 +72,7 @@ def _lines(plot: Lines, name: str) -> str:
     axes.set_xlabel(plot.x_label)
     axes.set_ylabel(plot.y_label)
     if plot.log_x:
-        axes.set_xscale("log")
+        _logarithmic(axes, [x for one in plot.series for x in one.xs])
     for number, one in enumerate(plot.series, start=1):
         if one.low and one.high:
             axes.fill_between(one.xs, one.low, one.high, color=colour(number), alpha=0.18, linewidth=0)
@@ -89,7 +92,9 @@ def _bars(plot: Bars, name: str) -> str:
     axes.grid(axis="x", color=INK, alpha=0.13, linewidth=0.7)
     axes.set_xlabel(plot.x_label)
     if plot.log_x:
-        axes.set_xscale("log")
+        _logarithmic(axes, [bar.value for bar in plot.bars])
+    if plot.mark is not None:
+        axes.axvline(plot.mark, color=INK, linewidth=0.9, alpha=0.6)
     for row, bar in enumerate(plot.bars):
         axes.barh(row, bar.value, height=0.62, color=colour(row + 1), linewidth=0)
         low, high = (bar.value if end is None else end for end in (bar.low, bar.high))
@@ -102,3 +107,14 @@ def _bars(plot: Bars, name: str) -> str:
     axes.set_yticks(range(rows), [bar.name for bar in plot.bars])
     axes.set_ylim(rows - 0.5, -0.5)
     return to_svg(figure, name, plot.title)
+
+
+def _logarithmic(axes: Any, values: Sequence[float]) -> None:
+    """An axis with its numbers as people write them: 1, 2, 5, 10, and over many decades 1, 10, 100."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axes.set_xscale("log")
+    decades = math.log10(max(values) / min(values)) if values and min(values) > 0 else 1.0
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if decades > 3 else (1.0, 2.0, 5.0)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
