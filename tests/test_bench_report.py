@@ -99,6 +99,13 @@ def test_the_page_stands_alone(pages: tuple[str, str]) -> None:
     parser.close()
 
 
+def test_headlines_are_those_of_the_largest_preset(pages: tuple[str, str]) -> None:
+    (tile,) = re.findall(r"<div><dt>(.*?)</dd></div>", pages[1], re.S)
+    assert (
+        tile == "milliseconds to resolve a reference<br><small>registry: cpu, on cpu</small></dt><dd>0.0758"
+    )
+
+
 @pytest.mark.parametrize("plot", PLOTS.values(), ids=PLOTS)
 def test_the_same_values_give_the_same_drawing(plot: Plot) -> None:
     drawn = draw_plot(plot, "p")

@@ -33,6 +33,7 @@ class Bench:
     `target` is ``module:function``, called as ``run(preset, seeds, work, on_progress)``; it returns ``result.Measured``.
     `work` is a folder of this run alone: what is finished is left there, so that the same command resumes after a kill.
     `plots`, if any, is a ``module:function`` too: from a ``result.BenchResult`` to a list of ``plots.Plot`` for the report.
+    `headlines`: (measure, what it is in words); they stand at the head of the report, nested ones as ``measure.part``.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Bench:
     help: str
     presets: tuple[Preset, ...] = tuple(Preset)
     plots: str = ""
+    headlines: tuple[tuple[str, str], ...] = ()
 
 
 BENCHES = (
@@ -48,6 +50,12 @@ BENCHES = (
         "ctune.bench.speed:run",
         "Continual tuning against full training on the same annotations: seconds, steps, Dice.",
         plots="ctune.bench.speed_plots:plots",
+        headlines=(
+            ("time_ratio_full_over_continual", "time of full training over that of continual tuning"),
+            ("dice_new_classes.continual", "mean Dice of the new classes, tuned"),
+            ("dice_new_classes.rival", "the same, trained in full on the same annotations"),
+            ("unrevised_max_abs_logit_change", "largest change of a logit of a class that was not revised"),
+        ),
     ),
     Bench(
         "registry",
@@ -55,6 +63,10 @@ BENCHES = (
         "How fast ten thousand versions are found, listed, shown and registered, beside plain writes and MLflow.",
         (Preset.SMOKE, Preset.CPU),
         "ctune.bench.registry_plots:plots",
+        (
+            ("resolve_ms", "milliseconds to resolve a reference"),
+            ("register_ratio_to_plain_write", "time to register a head of 2 MiB over that of a plain write"),
+        ),
     ),
 )
 """Every benchmark, in the order in which they are listed."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ctune.bench.catalogue import BENCHES, Bench
+from ctune.bench.catalogue import BENCHES, Bench, Preset
 from ctune.bench.plots import Plot, draw_plot
 from ctune.bench.result import BenchResult, Gate, all_results
 from ctune.data.files import write_atomically
@@ -67,13 +67,25 @@ class Section:
         return [(name, [cell(run.figures.get(name)) for run in self.runs]) for name in names]
 
     @property
+    def largest(self) -> Run:
+        """The run of the largest preset; of several devices, the newest."""
+        order = [str(preset) for preset in Preset]
+        return max(self.runs, key=lambda run: (order.index(run.result.preset), run.result.started))
+
+    @property
+    def headlines(self) -> list[tuple[str, str, str]]:
+        """(value, what it is, where it was measured) of the figures that one wants to see first."""
+        figures = self.largest.figures
+        named = [(figures[n], words) for n, words in self.bench.headlines if figures.get(n) is not None]
+        return [(cell(value), words, self.largest.title) for value, words in named]
+
+    @property
     def plots(self) -> list[tuple[Plot, str]]:
         """Each with its drawing; of the run of the largest preset."""
         if not self.bench.plots:
             return []
         module, _, attribute = self.bench.plots.partition(":")
-        largest = max(self.runs, key=lambda run: [*map(str, self.bench.presets)].index(run.result.preset))
-        drawn = getattr(importlib.import_module(module), attribute)(largest.result)
+        drawn = getattr(importlib.import_module(module), attribute)(self.largest.result)
         return [(plot, draw_plot(plot, f"{self.bench.name}-{i}")) for i, plot in enumerate(drawn)]
 
 
