@@ -11,6 +11,7 @@ import pytest
 
 from ctune.bench import catalogue
 from ctune.bench.catalogue import BENCHES, Bench, Preset, find_bench, load
+from ctune.bench.machine import device_name
 from ctune.bench.result import Gate, Measured, all_results, check_gates, last_figure, read_result
 from ctune.bench.run import part, run_bench
 from ctune.errors import BenchPausedError, DataError, GateError, UsageError
@@ -148,6 +149,18 @@ def test_errors_name_what_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(f"{__name__}.run", lambda *_: hiding)
     with pytest.raises(DataError, match="expected measures with names of their own, got seeds; rename them"):
         run_bench("dice", "smoke", None, tmp_path)
+
+
+def test_without_an_accelerator_its_preset_is_refused() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is an accelerator here")
+    with pytest.raises(
+        UsageError, match="expected a CUDA device for --preset gpu, got none; choose --preset cpu or smoke"
+    ):
+        device_name("gpu")
+    assert {device_name(preset) for preset in ("smoke", "cpu")} == {"cpu"}
 
 
 @pytest.mark.parametrize(
