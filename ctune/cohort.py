@@ -23,6 +23,7 @@ from ctune.inference.inputs import Input
 from ctune.inference.output import Wanted
 from ctune.inference.runtime import Runtime, TorchRuntime
 from ctune.model.network import Network
+from ctune.postprocess import clean_all, needed
 from ctune.predict import masks_of, predict_case, read_prediction
 from ctune.project import Project
 from ctune.types import HybridAnnotation, Mask, OnProgress, Progress, Source, Split, silent
@@ -140,16 +141,20 @@ def evaluate_cases(
 
     The truth is original and revised annotations alone. Raises PoolError when the split has no case.
     """
-    cases, out = project.pool.cases(split), list[CaseScore]()
+    cases, out, rules = project.pool.cases(split), list[CaseScore](), project.config.postprocess
     if not cases:
         raise PoolError(f"expected cases of the split '{split}', got none; import some with --split {split}")
     for number, case in enumerate(cases):
         truth = hybrid_of(project, case.id, (Source.ORIGINAL, Source.REVISED)).masks
         names = [name for name in network.classes if name in truth]
+        # Hosts of post-processing too, whether or not the truth has them.
+        asked = [n for n in network.classes if n in {*names, *needed(network.classes, rules)}]
         prediction = predict_case(
-            network, project.pool.load(case.id), project.config, model="", classes=names
+            network, project.pool.load(case.id), project.config, model="", classes=asked
         )
+        # As `ctune predict` writes them: what is measured is what users get.
         predicted = masks_of(prediction, project.config.inference.threshold)
+        predicted = clean_all(predicted, rules, case.grid)
         tolerance = project.config.evaluation.nsd_tolerance_mm
         out += [
             score_mask(case.id, n, predicted[n], np.asarray(truth[n]), case.grid, tolerance) for n in names

@@ -153,6 +153,20 @@ class Inference(Section):
     """torch.compile of the base on a GPU: minutes at the first window, for pools of many cases."""
 
 
+class Cleaning(Section):
+    """What is done to the predicted mask of one class, in this order; nothing by default."""
+
+    within: str = ""
+    """Host organ: keep what lies in its mask, or at most `within_mm` from it. A host that was not found takes nothing."""
+    within_mm: float = Field(0.0, ge=0)
+    min_ml: float = Field(0.0, ge=0)
+    """Drop parts (26-connected) smaller than this."""
+    largest: int = Field(0, ge=0)
+    """Keep only so many of the largest parts; 0 keeps all."""
+    fill_holes: bool = False
+    """Fill what the mask encloses on all sides."""
+
+
 class ImportanceConfig(Section):
     """Which cases, and which classes in them, an expert should see first."""
 
@@ -204,6 +218,8 @@ class Config(Section):
     train: Optimisation = Optimisation()
     tune: Tuning = Tuning()
     inference: Inference = Inference()
+    postprocess: dict[str, Cleaning] = Field(default_factory=dict)
+    """[postprocess.CLASS]: how predicted masks are cleaned."""
     importance: ImportanceConfig = ImportanceConfig()
     selection: Selection = Selection()
     hybrid: Hybrid = Hybrid()
@@ -212,6 +228,18 @@ class Config(Section):
     @model_validator(mode="after")
     def _classes(self) -> Config:
         ClassList.of(self.classes, self.aliases)
+        return self
+
+    @model_validator(mode="after")
+    def _hosts(self) -> Config:
+        for name in self.postprocess:
+            chain = [name]
+            while (host := self.postprocess.get(chain[-1], Cleaning()).within) and host not in chain:
+                chain.append(host)
+            if host:
+                raise ValueError(
+                    f"expected host organs without a circle, got {' within '.join([*chain, host])}"
+                )
         return self
 
     @property

@@ -232,6 +232,19 @@ def test_what_cannot_be_read_is_named_and_what_breaks_leaves_nothing_half_writte
     assert list((tmp_path / "d").iterdir()) == []
 
 
+@pytest.mark.parametrize("broken", ["add", "finish"])
+def test_a_full_disk_leaves_no_file_behind(
+    tmp_path: Path, broken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = config()
+    runtime = TorchRuntime(NET, None, made.inference)
+    monkeypatch.setattr(f"ctune.inference.files.PlaneFile.{broken}", lambda *_: _full())
+    jobs = [job(tmp_path, noise((16, 16, 16)), name) for name in ("c", "d")]
+    with pytest.raises(OSError, match="disk is full"):
+        predict_jobs(runtime, jobs, made, model="m", wanted=Wanted(probabilities=True))
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
 # Parts ----------------------------------------------------------------------------------------------------------------
 
 

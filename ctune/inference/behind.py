@@ -36,6 +36,7 @@ class Behind:
         self._room = BoundedSemaphore(limit)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="behind")
         self._error: Exception | None = None
+        self._ends: list[Callable[[], None]] = []
 
     def __call__(self, function: Callable[..., Any], *arguments: Any) -> None:
         """Hand over ``function(*arguments)``; waits while too much is waiting."""
@@ -45,6 +46,10 @@ class Behind:
             raise self._error
         self._pool.submit(self._do, function, arguments)
 
+    def at_end(self, function: Callable[[], None]) -> None:
+        """Call `function` when everything else is done, also after an error."""
+        self._ends.append(function)
+
     def __enter__(self) -> Self:
         return self
 
@@ -52,6 +57,8 @@ class Behind:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._pool.shutdown()
+        for function in self._ends:
+            function()
         if self._error is not None and error is None:
             raise self._error
 

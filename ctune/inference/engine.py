@@ -19,7 +19,7 @@ from ctune.errors import DataError
 from ctune.inference.behind import Behind, ahead
 from ctune.inference.blocks import Block, Inverse, blocks
 from ctune.inference.clock import Clock
-from ctune.inference.output import CaseFiles, Wanted
+from ctune.inference.output import CaseFiles, Outline, Wanted
 from ctune.inference.runtime import Runtime
 from ctune.inference.slabs import Slabs
 from ctune.inference.windows import Body, find_body, layout
@@ -132,16 +132,14 @@ def _predict(
     clock: Clock,
 ) -> None:
     threshold = config.inference.threshold
-    files = CaseFiles(
-        job.folder,
+    outline = Outline(
         ready.frame.source,
         runtime.classes,
         threshold,
-        wanted,
+        config.postprocess,
         {**about, "case": job.case_id},
-        behind,
-        clock,
     )
+    files = CaseFiles(job.folder, outline, wanted, behind, clock)
     try:
         for block in predicted_blocks(
             runtime, ready, config.inference, flips=flips, above=wanted.level(threshold), clock=clock
@@ -149,7 +147,7 @@ def _predict(
             files.take(block)
         files.finish()
     except BaseException:
-        behind(files.abandon)
+        behind.at_end(files.abandon)
         raise
 
 
@@ -161,7 +159,10 @@ def is_finished(folder: Path, about: dict[str, Any]) -> bool:
     found = read_json(path)
     enough = set(about["classes"]) <= set(found["classes"])
     enough &= all(found.get(key, True) or not about[key] for key in ("probabilities", "inconsistency"))
-    return bool(enough) and all(found.get(key) == about[key] for key in ("model", "threshold", "labels"))
+    same = all(found[key] == about[key] for key in ("model", "threshold"))
+    return bool(enough and same) and all(
+        found.get(key, {}) == about[key] for key in ("labels", "postprocess")
+    )
 
 
 def _about(
@@ -173,7 +174,12 @@ def _about(
         "threshold": config.inference.threshold,
         "inconsistency": bool(flips),
         "probabilities": wanted.probabilities,
-        "labels": {name: k + 1 for k, name in enumerate(runtime.classes)} if wanted.labels else None,
+        "labels": {name: k + 1 for k, name in enumerate(runtime.classes)} if wanted.labels else {},
+        "postprocess": {
+            name: rules.model_dump(mode="json")
+            for name, rules in config.postprocess.items()
+            if name in runtime.classes
+        },
     }
 
 

@@ -1,4 +1,4 @@
-"""The files of one prediction, written a block of planes at a time: masks or a label map, probabilities, volumes.
+"""What a prediction leaves in its folder, taken a block of planes at a time: masks or a label map, probabilities, volumes.
 
 Everything is compressed and written by a thread behind the computation. Files appear whole, and ``prediction.json`` last: a
 folder without it is an unfinished prediction.
@@ -6,26 +6,27 @@ folder without it is an unfinished prediction.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from ctune.data.files import read_json, write_atomically, write_json
-from ctune.data.gzip_blocks import GzipBlocks, Packed, pack, packed_zeros
-from ctune.data.nifti import header_bytes
+from ctune.config import Cleaning
+from ctune.data.files import read_json, write_json
 from ctune.inference.behind import Behind
 from ctune.inference.blocks import Block
 from ctune.inference.clock import Clock
+from ctune.inference.files import ChannelFile, PlaneFile, Planes
+from ctune.postprocess import clean, in_order, needed
 from ctune.types import Grid
 
-Blocked = npt.NDArray[Any]
-"""(planes, Y, X), as a file holds it."""
+Later = Callable[..., None]
+"""Hands a function and its arguments to the thread that writes."""
 
 
 @dataclass(frozen=True)
@@ -40,58 +41,43 @@ class Wanted:
         return min(threshold, 0.5 / 255) if self.probabilities else threshold
 
 
+@dataclass(frozen=True, eq=False)
+class Outline:
+    """What files are about. rules: how masks are cleaned. about: what ``prediction.json`` says besides the volumes."""
+
+    grid: Grid
+    classes: tuple[str, ...]
+    threshold: float
+    rules: Mapping[str, Cleaning]
+    about: Mapping[str, Any]
+
+
 class CaseFiles:
-    """The files of one case; give it every block in order, then ``finish``, or ``abandon`` on an error.
+    """The files of one case; give it every block in order, then ``finish``, or ``abandon`` on an error."""
 
-    about: what ``prediction.json`` says besides.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        grid: Grid,
-        classes: Sequence[str],
-        threshold: float,
-        wanted: Wanted,
-        about: dict[str, Any],
-        behind: Behind,
-        clock: Clock,
-    ) -> None:
-        self._folder, self._grid, self._classes, self._wanted = folder, grid, tuple(classes), wanted
-        self._threshold, self._about, self._behind, self._clock = threshold, about, behind, clock
-        self._voxels = np.zeros(len(self._classes), dtype=np.int64)
+    def __init__(self, folder: Path, outline: Outline, wanted: Wanted, behind: Behind, clock: Clock) -> None:
+        self._folder, self._outline, self._behind, self._clock = folder, outline, behind, clock
         self._open = ExitStack()
         _clear(folder)
-        self._masks = [] if wanted.labels else [self._image(f"{n}.nii.gz", np.uint8) for n in self._classes]
-        self._labels = _LabelMap(len(self._classes), threshold) if wanted.labels else None
-        self._label_file = self._image("labels.nii.gz", self._labels.dtype) if self._labels else None
-        self._values = {
-            kind: _Channels(self._open, folder, name, grid, len(self._classes))
-            for kind, name in (
-                ("probability", "probabilities.nii.gz"),
-                ("inconsistency", "inconsistency.nii.gz"),
-            )
-            if (wanted.probabilities if kind == "probability" else about["inconsistency"])
-        }
+        grid, channels = outline.grid, len(outline.classes)
+        made = _LabelMap if wanted.labels else _Masks
+        self._masks = made(self._open, folder, outline)
+        self._values: dict[str, ChannelFile] = {}
+        if wanted.probabilities:
+            path = folder / "probabilities.nii.gz"
+            self._values["probability"] = ChannelFile(self._open, path, grid, channels)
+        if outline.about["inconsistency"]:
+            path = folder / "inconsistency.nii.gz"
+            self._values["inconsistency"] = ChannelFile(self._open, path, grid, channels)
 
     def take(self, block: Block) -> None:
         """Hand over the next block; its values may be changed afterwards."""
-        shape = (block.planes, self._grid.shape[1], self._grid.shape[0])
         if block.kind in self._values:
             stored = None if block.values is None else (block.values * 255.0).round_().to(torch.uint8)
-            self._later(self._values[block.kind].add, block.channel, _placed(stored, block, shape), shape)
-        if block.kind == "inconsistency":
-            return
-        if self._labels is not None and self._label_file is not None:
-            self._labels.add(block, shape)
-            if block.channel == len(self._classes) - 1:
-                self._later(self._label_file.add, labels := self._labels.take(shape), shape)
-                self._voxels += np.bincount(labels.ravel(), minlength=len(self._classes) + 1)[1:]
-            return
-        mask = None if block.values is None else block.values > self._threshold
-        if mask is not None:
-            self._voxels[block.channel] += int(mask.sum())
-        self._later(self._masks[block.channel].add, _placed(mask, block, shape), shape)
+            placed = _placed(stored, block, self._outline.grid)
+            self._later(self._values[block.kind].add, block.channel, placed, block.planes)
+        if block.kind == "probability":
+            self._masks.take(block, self._later)
 
     def finish(self) -> None:
         """Let every file take its place, ``prediction.json`` last."""
@@ -102,119 +88,119 @@ class CaseFiles:
         self._open.pop_all().__exit__(RuntimeError, RuntimeError("abandoned"), None)
 
     def _finish(self) -> None:
-        for image in (*self._masks, *([self._label_file] if self._label_file else [])):
-            image.finish()
+        voxels, outline = self._masks.finish(self._clock), self._outline
         for channels in self._values.values():
             channels.finish()
         self._open.close()
         volumes = {
-            name: round(int(n) * self._grid.voxel_ml, 3)
-            for name, n in zip(self._classes, self._voxels, strict=True)
+            name: round(int(n) * outline.grid.voxel_ml, 3)
+            for name, n in zip(outline.classes, voxels, strict=True)
         }
-        write_json(self._folder / "prediction.json", {**self._about, "volumes_ml": volumes})
+        write_json(self._folder / "prediction.json", {**outline.about, "volumes_ml": volumes})
 
-    def _image(self, name: str, dtype: npt.DTypeLike) -> _Image:
-        return _Image(
-            _opened(self._open, self._folder / name), header_bytes(self._grid, dtype), np.dtype(dtype)
-        )
-
-    def _later(self, function: Any, *arguments: Any) -> None:
+    def _later(self, function: Callable[..., Any], *arguments: Any) -> None:
         def timed() -> None:
-            with self._clock("write"):
-                function(*arguments)
+            try:
+                with self._clock("write"):
+                    function(*arguments)
+            except BaseException:
+                self.abandon()
+                raise
 
         self._behind(timed)
 
 
-class _Image:
-    """One file of planes; None stands for planes of zeros."""
+class _Masks:
+    """A mask a class; those that are cleaned, and their hosts, wait for their whole volume."""
 
-    def __init__(self, file: BinaryIO, header: bytes, dtype: np.dtype[Any]) -> None:
-        self._blocks, self._bytes = GzipBlocks(file), dtype.itemsize
-        self._blocks.add(pack(header))
+    def __init__(self, stack: ExitStack, folder: Path, outline: Outline) -> None:
+        self._outline = outline
+        held = needed(outline.classes, outline.rules)
+        self._files = {
+            name: PlaneFile(stack, folder / f"{name}.nii.gz", outline.grid, np.uint8, name in held)
+            for name in outline.classes
+        }
+        self._voxels = dict.fromkeys(outline.classes, 0)
 
-    def add(self, planes: Blocked | None, shape: tuple[int, int, int]) -> None:
-        self._blocks.add(_packed(planes, shape, self._bytes))
+    def take(self, block: Block, later: Later) -> None:
+        name = self._outline.classes[block.channel]
+        mask = None if block.values is None else block.values > self._outline.threshold
+        self._voxels[name] += 0 if mask is None else int(mask.sum())
+        later(self._files[name].add, _placed(mask, block, self._outline.grid), block.planes)
 
-    def finish(self) -> None:
-        self._blocks.finish()
-
-
-class _Channels:
-    """One file of all classes, the class slowest: blocks wait, compressed, in a file for each class."""
-
-    def __init__(self, stack: ExitStack, folder: Path, name: str, grid: Grid, channels: int) -> None:
-        self._file = _opened(stack, folder / name)
-        self._header = header_bytes(grid, np.uint8, channels, slope=1 / 255)
-        self._waiting = [_Waiting(stack, folder / f".{k}.tmp-{name}") for k in range(channels)]
-
-    def add(self, channel: int, planes: Blocked | None, shape: tuple[int, int, int]) -> None:
-        self._waiting[channel].add(_packed(planes, shape, 1))
-
-    def finish(self) -> None:
-        blocks = GzipBlocks(self._file)
-        blocks.add(pack(self._header))
-        for waiting in self._waiting:
-            waiting.move_to(blocks)
-        blocks.finish()
-
-
-class _Waiting:
-    """Compressed blocks on disk until their turn comes."""
-
-    def __init__(self, stack: ExitStack, path: Path) -> None:
-        stack.callback(path.unlink, missing_ok=True)
-        self._file = stack.enter_context(path.open("w+b"))
-        self._blocks: list[tuple[int, int, int]] = []
-
-    def add(self, block: Packed) -> None:
-        self._file.write(block.data)
-        self._blocks.append((len(block.data), block.crc, block.length))
-
-    def move_to(self, blocks: GzipBlocks) -> None:
-        self._file.seek(0)
-        for size, crc, length in self._blocks:
-            blocks.add(Packed(self._file.read(size), crc, length))
+    def finish(self, clock: Clock) -> list[int]:
+        """Write the masks; returns the voxels of each class."""
+        with clock("postprocess"):
+            for name in in_order(self._files, self._outline.rules):
+                rules = self._outline.rules[name]
+                host = self._files[rules.within].read() if rules.within in self._files else None
+                cleaned = clean(self._files[name].read(), rules, self._outline.grid, host)
+                self._files[name].replace(cleaned)
+                self._voxels[name] = int(cleaned.sum())
+        for file in self._files.values():
+            file.finish()
+        return list(self._voxels.values())
 
 
 class _LabelMap:
-    """Labels of a block of planes: 1 + the channel of the class that is most probable, 0 where none is above the
-    threshold; the earlier class where two are equal."""
+    """One map: 1 + the channel of the class that is most probable, 0 where none is above the threshold; the earlier of two
+    classes that are equally probable. What cleaning adds to a class, it adds where no other class is."""
 
-    def __init__(self, classes: int, threshold: float) -> None:
-        self.dtype = np.dtype(np.uint8 if classes < 256 else np.uint16)
-        self._threshold = threshold
+    def __init__(self, stack: ExitStack, folder: Path, outline: Outline) -> None:
+        self._outline = outline
+        self._dtype = np.dtype(np.uint8 if len(outline.classes) < 256 else np.uint16)
+        self._cleaned = in_order(outline.classes, outline.rules)
+        path = folder / "labels.nii.gz"
+        self._file = PlaneFile(stack, path, outline.grid, self._dtype, bool(self._cleaned))
+        self._voxels = np.zeros(len(outline.classes) + 1, dtype=np.int64)
         self._best: npt.NDArray[np.float32] | None = None
-        self._labels: Blocked | None = None
+        self._labels: Planes = np.zeros(0, self._dtype)
 
-    def add(self, block: Block, shape: tuple[int, int, int]) -> None:
-        if self._best is None or self._labels is None:
-            self._best, self._labels = (
-                np.full(shape, self._threshold, np.float32),
-                np.zeros(shape, self.dtype),
-            )
+    def take(self, block: Block, later: Later) -> None:
         if block.values is not None:
+            if self._best is None:
+                shape = (block.planes, self._outline.grid.shape[1], self._outline.grid.shape[0])
+                self._best = np.full(shape, self._outline.threshold, np.float32)
+                self._labels = np.zeros(shape, self._dtype)
             values, box = block.values.cpu().numpy(), _box(block)
             better = values > self._best[box]
             self._best[box][better] = values[better]
             self._labels[box][better] = block.channel + 1
+        if block.channel == len(self._outline.classes) - 1:
+            later(self._add, None if self._best is None else self._labels, block.planes)
+            self._best = None
 
-    def take(self, shape: tuple[int, int, int]) -> Blocked:
-        labels = self._labels
-        self._best = self._labels = None
-        return np.zeros(shape, self.dtype) if labels is None else labels
+    def finish(self, clock: Clock) -> list[int]:
+        """Write the map; returns the voxels of each class."""
+        if self._cleaned:
+            with clock("postprocess"):
+                labels = self._file.read()
+                self._clean(labels)
+                self._file.replace(labels)
+                self._voxels = np.bincount(labels.ravel(order="K"), minlength=len(self._voxels))
+        self._file.finish()
+        return [int(n) for n in self._voxels[1:]]
+
+    def _add(self, labels: Planes | None, count: int) -> None:
+        self._file.add(labels, count)
+        if labels is not None:
+            self._voxels += np.bincount(labels.ravel(), minlength=len(self._voxels))
+
+    def _clean(self, labels: Planes) -> None:
+        numbers = {name: k + 1 for k, name in enumerate(self._outline.classes)}
+        for name in self._cleaned:
+            rules, mask = self._outline.rules[name], (labels == numbers[name]).astype(np.uint8)
+            host = (labels == numbers[rules.within]).astype(np.uint8) if rules.within in numbers else None
+            cleaned = clean(mask, rules, self._outline.grid, host)
+            labels[(mask > 0) & (cleaned == 0)] = 0
+            labels[(cleaned > 0) & (labels == 0)] = numbers[name]
 
 
-def _opened(stack: ExitStack, path: Path) -> BinaryIO:
-    temporary = stack.enter_context(write_atomically(path))
-    return stack.enter_context(temporary.open("wb"))
-
-
-def _placed(values: torch.Tensor | None, block: Block, shape: tuple[int, int, int]) -> Blocked | None:
+def _placed(values: torch.Tensor | None, block: Block, grid: Grid) -> Planes | None:
     """The box in planes of zeros; None when it holds nothing."""
     if values is None or not bool(values.any()):
         return None
-    planes = np.zeros(shape, dtype=np.uint8)
+    planes = np.zeros((block.planes, grid.shape[1], grid.shape[0]), dtype=np.uint8)
     planes[_box(block)] = values.cpu().numpy()
     return planes
 
@@ -223,12 +209,6 @@ def _box(block: Block) -> tuple[slice, slice, slice]:
     assert block.values is not None
     _, y, x = block.values.shape
     return slice(None), slice(block.y, block.y + y), slice(block.x, block.x + x)
-
-
-def _packed(planes: Blocked | None, shape: tuple[int, int, int], itemsize: int) -> Packed:
-    if planes is None:
-        return packed_zeros(int(np.prod(shape)) * itemsize)
-    return pack(planes.view(np.uint8))
 
 
 def _clear(folder: Path) -> None:

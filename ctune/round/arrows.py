@@ -11,6 +11,7 @@ from typing import Any
 from ctune.cohort import evaluate_cases, predict_cases, score_cases
 from ctune.compositions import Model, load_model, record_evaluation
 from ctune.continual import tune_model
+from ctune.data.files import read_json
 from ctune.evaluate import CaseScore, read_scores, summarise
 from ctune.expert import revise_selected
 from ctune.foundation import register_tuning
@@ -19,7 +20,7 @@ from ctune.importance import read_importances, write_importances
 from ctune.model.network import Network
 from ctune.optimise import resolve_device
 from ctune.outcome import compose, read_record, validation_of
-from ctune.predict import masks_of, read_prediction
+from ctune.predict import read_masks
 from ctune.project import Project
 from ctune.round.predicted import PredictedMasks
 from ctune.round.state import RoundState, folder_of
@@ -237,11 +238,11 @@ class Desk:
         if not (folder / "prediction.json").exists():
             return
         pool = self.project.pool
-        prediction = read_prediction(folder, pool.grid(case_id))
+        model = read_json(folder / "prediction.json")["model"]
         known = pool.annotations(case_id)
         judged = {self.project.class_of(a) for a in known if a.source != Source.PREDICTED}
-        kept = {self.project.class_of(a) for a in known if a.model == prediction.model}
-        for name, mask in masks_of(prediction, self.project.config.inference.threshold).items():
+        kept = {self.project.class_of(a) for a in known if a.model == model}
+        for name, mask in read_masks(folder, pool.grid(case_id)).items():
             if name not in judged | kept:
                 pool.annotate(
                     case_id,
@@ -250,7 +251,7 @@ class Desk:
                     source=Source.PREDICTED,
                     author="ctune",
                     round=self.state.number,
-                    model=prediction.model,
+                    model=model,
                 )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from ctune.predict import masks_of, read_prediction
+from ctune.predict import read_masks
 from ctune.project import Project
 from ctune.types import Mask
 
@@ -19,8 +19,7 @@ class PredictedMasks(Mapping[str, Mapping[str, Mask]]):
     def __getitem__(self, case_id: str) -> Mapping[str, Mask]:
         if not (self.folder / case_id / "prediction.json").exists():
             raise KeyError(case_id)
-        prediction = read_prediction(self.folder / case_id, self.project.pool.grid(case_id))
-        return masks_of(prediction, self.project.config.inference.threshold)
+        return read_masks(self.folder / case_id, self.project.pool.grid(case_id))
 
     def __iter__(self) -> Iterator[str]:
         return (path.parent.name for path in self.folder.glob("*/prediction.json"))
