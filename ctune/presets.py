@@ -12,12 +12,13 @@ def phantom() -> dict[str, Any]:
         "name": "phantom",
         "preprocessing": {"spacing_mm": "native", "crop_foreground": False},
         "base": {"architecture": "unet_small"},
+        "heads": {"pyramid_width": 16},
         "train": {
             "patch_size": (40, 40, 40), "patches_per_case": 1, "batch_size": 2, "learning_rate": 3e-3, "epochs": 20,
             "warmup_epochs": 1,
         },
         "tune": {
-            "patch_size": (24, 24, 24), "patches_per_case": 8, "batch_size": 4, "learning_rate": 3e-3, "epochs": 20,
+            "patch_size": (24, 24, 24), "patches_per_case": 8, "batch_size": 2, "learning_rate": 3e-3, "epochs": 20,
             "warmup_epochs": 1,
         },
         "inference": {"patch_size": (40, 40, 40), "overlap": 0.25},

@@ -7,6 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
 
 from ctune.config import BaseConfig, HeadConfig
 from ctune.errors import ModelError, UnknownClassError
@@ -161,3 +162,17 @@ def test_an_unknown_kind_is_refused(base: Base) -> None:
         ModelError, match="expected a head of kind text or pyramid for class liver, got 'unet'"
     ):
         build_head("liver", "unet", base, 0)  # type: ignore[arg-type]
+
+
+def test_a_class_costs_a_twentieth_of_the_base_at_most() -> None:
+    # On tensors without data: counted operations, the same on every machine.
+    base = build_base(BaseConfig(architecture="swin_unetr", feature_size=48), seed=0)
+    head = build_head("aorta", "pyramid", base, seed=0).to("meta")
+    base.to("meta")
+    with torch.no_grad():
+        with FlopCounterMode(display=False) as of_base:
+            features = base(torch.zeros(1, 1, 96, 96, 96, device="meta"))
+        with FlopCounterMode(display=False) as of_head:
+            head(features)
+    assert of_head.get_total_flops() < 0.05 * of_base.get_total_flops()
+    assert sum(p.numel() for p in head.parameters()) < 100_000
