@@ -42,8 +42,9 @@ format: $(READY)  ## Put every file into the house format
 bench: $(READY)  ## Run the benchmarks
 	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=min,median,rounds
 
-docs: $(READY)  ## Write docs/cli.md from the command line itself
+docs: $(READY)  ## Write docs/cli.md from the command line, docs/benchmarks.md from the results
 	$(BIN)/python scripts/generate_cli_docs.py
+	$(BIN)/ctune bench report
 
 constraints:  ## Write constraints.txt anew from a clean environment
 	PYTHON=$(PYTHON) scripts/write_constraints.sh

@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 from cli.main import app
 from ctune.bench import speed_plots
 from ctune.bench.plots import Bar, Bars, Lines, Plot, Series, draw_plot
-from ctune.bench.report import write_pages
-from ctune.bench.result import Attempt, BenchResult, Gate, write_result
+from ctune.bench.report import markdown, sections, write_pages
+from ctune.bench.result import Attempt, BenchResult, Gate, all_results, write_result
 from ctune.errors import UsageError
 from ctune.report.page import NOTHING
 
@@ -118,6 +118,20 @@ def test_the_same_values_give_the_same_drawing(plot: Plot) -> None:
 def test_a_band_is_drawn_where_there_is_an_interval() -> None:
     bare = Lines("Dice against seconds", "seconds", "Dice", [Series("ours", LINE.xs, LINE.ys)])
     assert "FillBetween" in draw_plot(PLOTS["lines"], "p") and "FillBetween" not in draw_plot(bare, "p")
+
+
+def test_the_committed_pages_are_those_of_the_committed_results(tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parents[1]
+    found = sections(all_results(root / "benchmarks" / "results"))
+    committed = {
+        name: (root / "docs" / name).read_text(encoding="utf-8")
+        for name in ("benchmarks.md", "benchmarks.html")
+    }
+    assert committed["benchmarks.md"] == markdown(found, Path("../benchmarks/results"), "benchmarks.html"), (
+        "run `make docs`"
+    )
+    # Its bytes are matplotlib's, too: what is on it is held, not how it is drawn.
+    assert [run.file for s in found for run in s.runs if run.file not in committed["benchmarks.html"]] == []
 
 
 def test_without_results_there_is_no_page(tmp_path: Path) -> None:
