@@ -7,13 +7,14 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ctune.bench import catalogue
 from ctune.bench.catalogue import BENCHES, Bench, Preset, find_bench, load
 from ctune.bench.machine import device_name
 from ctune.bench.result import Gate, Measured, all_results, check_gates, last_figure, read_result
-from ctune.bench.run import part, run_bench
+from ctune.bench.run import part, plain, run_bench
 from ctune.errors import BenchPausedError, DataError, GateError, UsageError
 from ctune.types import OnProgress, Progress
 
@@ -188,3 +189,10 @@ def test_results_are_found_oldest_first_and_a_figure_in_the_newest_that_has_it(t
     assert said.startswith("0.7 in dice-smoke-cpu-2.json (") and said.endswith(", 2026-01-03)")
     assert last_figure(tmp_path, "dice", "of_none") == last_figure(tmp_path, "speed", "dice")
     assert last_figure(tmp_path, "speed", "dice") == f"none in {tmp_path.name}/"
+
+
+def test_what_numpy_measured_is_written_as_numbers() -> None:
+    found = plain(
+        {"a": np.float64(1.5), "b": np.int64(3), "c": np.array([1.0, math.inf]), 4: (np.bool_(True), None)}
+    )
+    assert json.dumps(found, allow_nan=False) == '{"a": 1.5, "b": 3, "c": [1.0, null], "4": [true, null]}'

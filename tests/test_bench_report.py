@@ -46,7 +46,7 @@ def result(preset: str = "cpu", started: str = "2026-01-02T03:04:05+00:00", **ch
     fields = {
         "what": "registry", "preset": preset, "device": "cpu", "seeds": (0, 1), "started": started, "seconds": 341.0,
         "machine": {"processor": "Processor <4> & more", "cores": 2, "load_1_minute": 0.5}, "versions": {"ctune": "0.1"},
-        "peak_memory_mb": 172.4, "attempts": (Attempt(started=started, seconds=341.0, peak_memory_mb=1, commit="abc"),),
+        "peak_memory_mb": 172.4, "attempts": [Attempt(started=started, seconds=341.0, peak_memory_mb=1, commit=c) for c in ("abc", "abc", "def+")],
         "measures": {"resolve_ms": 0.0758, "show_seconds": 0.7, "of_none": None, "dice": {"ours": 0.61, "theirs": 0.5}},
         "details": {"register": {"seed 0": ways}, "resolve": kinds, "size": {"versions": 10_000, "names": 200}},
         "gates": (Gate(figure="show_seconds", value=0.7, bound=0.5, reference="docs/registry.md"),),
@@ -77,7 +77,7 @@ def test_the_table_holds_the_newest_of_each(pages: tuple[str, str]) -> None:
     assert f"| `of_none` | {NOTHING} | {NOTHING} |" in text and "| `dice.ours` | 0.61 | 0.61 |" in text
     assert "$ ctune bench registry --preset cpu --seeds 0,1\n" in text
     assert "[registry-cpu-cpu-2.json](../benchmarks/results/registry-cpu-cpu-2.json): Processor <4>" in text
-    assert "seeds 0, 1; 5 min 41 s, at most 172 MiB; 2026-02-02, commit abc." in text
+    assert "seeds 0, 1; 5 min 41 s, at most 172 MiB; 2026-02-02, commit abc, def+." in text
 
 
 def test_what_is_broken_or_missing_is_said(pages: tuple[str, str]) -> None:

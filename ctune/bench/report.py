@@ -45,11 +45,12 @@ class Run:
         """Where it was measured, in a line."""
         known = self.result.machine
         accelerator = known.get("accelerator")
+        commits = dict.fromkeys(str(attempt.commit) for attempt in self.result.attempts)
         name = accelerator["name"] if isinstance(accelerator, dict) else known.get("processor")
         return (
             f"{name}, {known.get('cores')} cores, load {known.get('load_1_minute')} when it began; seeds "
             f"{', '.join(map(str, self.result.seeds))}; {duration(self.result.seconds)}, at most "
-            f"{self.result.peak_memory_mb:.0f} MiB; {self.result.started[:10]}, commit {self.result.attempts[-1].commit}"
+            f"{self.result.peak_memory_mb:.0f} MiB; {self.result.started[:10]}, commit {', '.join(commits)}"
         )
 
 
