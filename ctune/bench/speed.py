@@ -8,8 +8,9 @@ details.
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -26,6 +27,7 @@ from ctune.classes import NEW_FOUR
 from ctune.compositions import Tuned, load_model, register_model
 from ctune.config import Config
 from ctune.config import preset as settings_of
+from ctune.errors import UsageError
 from ctune.foundation import retune_model
 from ctune.project import Project
 from ctune.types import OnProgress
@@ -35,6 +37,10 @@ SCALES = {
     Preset.CPU: Scale(cases=200, revised=12, tests=50, epochs=40),
     Preset.GPU: Scale(cases=200, revised=12, tests=50, epochs=120, size="medium", look_every=20),
 }
+HIPPOCAMPUS = {
+    Preset.SMOKE: Scale(cases=16, revised=6, tests=6, epochs=4, old=("anterior",), new=("posterior",)),
+    Preset.CPU: Scale(cases=100, revised=12, tests=60, epochs=20, old=("anterior",), new=("posterior",)),
+}
 ARMS: Mapping[str, Mapping[str, Any]] = {"pyramid": {"head": "pyramid"}, "text": {"head": "text"}}
 """Ways of continual tuning, and what each changes in the settings."""
 MARGIN = 0.01
@@ -43,10 +49,35 @@ MARGIN = 0.01
 
 def run(preset: str, seeds: Sequence[int], work: Path, on_progress: OnProgress) -> Measured:
     """See ``ctune.bench.catalogue.Bench``."""
+    return _run(preset, SCALES[Preset(preset)], seeds, work, on_progress, config_of)
+
+
+def run_hippocampus(preset: str, seeds: Sequence[int], work: Path, on_progress: OnProgress) -> Measured:
+    """The same on real images: the Decathlon's hippocampus, in the folder that CTUNE_HIPPOCAMPUS names.
+
+    Raises UsageError when it names none.
+    """
+    data = os.environ.get("CTUNE_HIPPOCAMPUS")
+    if not data:
+        raise UsageError(
+            "expected the folder of the Decathlon's Task04_Hippocampus in CTUNE_HIPPOCAMPUS, got nothing; set it"
+        )
+    return _run(preset, HIPPOCAMPUS[Preset(preset)], seeds, work, on_progress, mr_config_of, Path(data))
+
+
+def _run(
+    preset: str,
+    scale: Scale,
+    seeds: Sequence[int],
+    work: Path,
+    on_progress: OnProgress,
+    config: Callable[[str, int], Config],
+    cohort: Path | None = None,
+) -> Measured:
     device, by_seed, data = torch.device(torch_device(preset)), {}, {}
     for seed in seeds:
         folder = work / f"seed-{seed}"
-        study = make_study(folder, config_of(preset, seed), SCALES[Preset(preset)], seed, on_progress)
+        study = make_study(folder, config(preset, seed), scale, seed, on_progress, cohort)
         data[f"cohort, seed {seed}"] = study.digest()
         by_seed[f"seed {seed}"] = part(folder / "seed.json", measure, study, folder, device, on_progress)
     measures = summary(list(by_seed.values()), device)
@@ -55,12 +86,22 @@ def run(preset: str, seeds: Sequence[int], work: Path, on_progress: OnProgress) 
 
 def config_of(preset: str, seed: int) -> Config:
     """The settings of a study: the phantom preset on a CPU, Swin UNETR 48 on 96^3 patches on an accelerator."""
-    scale = SCALES[Preset(preset)]
-    config = settings_of("ct" if preset == Preset.GPU else "phantom", name="speed", seed=seed)
+    name = "ct" if preset == Preset.GPU else "phantom"
+    return _config(name, seed, SCALES[Preset(preset)], torch_device(preset))
+
+
+def mr_config_of(preset: str, seed: int) -> Config:
+    """The same for one MR contrast."""
+    return _config("mr", seed, HIPPOCAMPUS[Preset(preset)], torch_device(preset))
+
+
+def _config(name: str, seed: int, scale: Scale, device: str) -> Config:
+    config = settings_of(name, name="speed", seed=seed, classes=scale.classes)
     train = config.train.model_copy(
         update={"epochs": scale.epochs, "checkpoint_every": 2, "validate_every": 0}
     )
-    return config.model_copy(update={"train": train, "device": torch_device(preset)})
+    tune = config.tune.model_copy(update={"epochs": scale.tune_epochs, "validate_every": 0})
+    return config.model_copy(update={"train": train, "tune": tune, "device": device})
 
 
 def measure(study: Study, folder: Path, device: torch.device, on_progress: OnProgress) -> dict[str, Any]:

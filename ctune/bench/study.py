@@ -1,6 +1,6 @@
-"""The study behind the benchmarks of tuning: a phantom cohort as a project, a base of some classes, others to add.
+"""The study behind the benchmarks of tuning: a cohort as a project, a base of some classes, others to add.
 
-Of `cases` phantoms in the pool all are annotated for the old classes and `revised` of them, drawn by the seed, also for the
+The cohort is made of phantoms or found in a folder. Of `cases` in the pool all are annotated for the old classes and `revised` of them, drawn by the seed, also for the
 new ones. What trains against what:
 
 base      full training on the old classes, where continual tuning starts
@@ -23,13 +23,13 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from ctune.classes import NEW_FOUR, NINE_ORGANS, OLD_FIVE
+from ctune.classes import NEW_FOUR, OLD_FIVE
 from ctune.cohort import prepare_labels
 from ctune.config import Config
 from ctune.data.files import sha256_of, write_atomically
+from ctune.data.found import FoundCase, FoundMasks
 from ctune.data.importing import import_cases
 from ctune.data.layouts import find_cases
-from ctune.data.nifti import read_mask
 from ctune.data.phantom import write_cohort
 from ctune.data.prepared import PreparedCase
 from ctune.data.splits import Splits
@@ -42,12 +42,15 @@ from ctune.train import train
 from ctune.types import Mask, OnProgress, Source, Split
 from ctune.watch import Validation, live_features
 
-EXPERT = "phantom truth"
+EXPERT = "truth"
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How much a study does. cases, revised, tests: numbers of phantoms of `size`; epochs: of full training."""
+    """How much a study does. cases, revised, tests: numbers of cases. epochs: of full training; tune_epochs: of a tuning.
+
+    size: of phantoms; a cohort that is found in a folder has its own. look_every: epochs between looks at the test cases.
+    """
 
     cases: int
     revised: int
@@ -55,20 +58,21 @@ class Scale:
     epochs: int
     size: str = "small"
     look_every: int = 4
+    tune_epochs: int = 3
     old: tuple[str, ...] = OLD_FIVE
     new: tuple[str, ...] = NEW_FOUR
 
     @property
     def classes(self) -> tuple[str, ...]:
-        return tuple(name for name in NINE_ORGANS if name in (*self.old, *self.new))
+        return (*self.old, *self.new)
 
 
 @dataclass(frozen=True)
 class Study:
-    """A project with its phantoms' truth. revised: the ids of the cases that annotate the new classes too."""
+    """A project with the truth of its cases. revised: the ids of those that annotate the new classes too."""
 
     project: Project
-    truth: Path
+    truth: Mapping[str, FoundCase]
     scale: Scale
     revised: tuple[str, ...]
     seed: int
@@ -84,43 +88,54 @@ class Study:
         return [self.prepared(case.id, self.scale.classes) for case in self.project.pool.cases(Split.TEST)]
 
     def prepared(self, case_id: str, names: Sequence[str]) -> PreparedCase:
-        """One case in the network's space, labelled by its phantom's truth."""
+        """One case in the network's space, labelled by the truth."""
         return prepare_labels(self.project, case_id, self.masks(case_id, names))
 
-    def masks(self, case_id: str, names: Sequence[str]) -> dict[str, Mask]:
-        """{class: (X, Y, Z) uint8} of a phantom's truth."""
-        grid, folder = self.project.pool.grid(case_id), self.truth / case_id / "segmentations"
-        return {name: read_mask(folder / f"{name}.nii.gz", grid, f"{case_id} {name}") for name in names}
+    def masks(self, case_id: str, names: Sequence[str]) -> Mapping[str, Mask]:
+        """{class: (X, Y, Z) uint8} of what is true of a case."""
+        return FoundMasks(
+            self.truth[case_id], {name: name for name in names}, self.project.pool.grid(case_id)
+        )
 
     def _names(self, arm: str, case_id: str) -> tuple[str, ...]:
         seen = arm == "ceiling" or (arm == "rival" and case_id in self.revised)
         return self.scale.classes if seen else self.scale.old
 
     def digest(self) -> str:
-        """sha256 over the CTs and all masks of the cohort, in the order of their names."""
-        files = sorted(self.truth.rglob("*.nii.gz"))
-        lines = "".join(f"{sha256_of(file)}  {file.relative_to(self.truth)}\n" for file in files)
+        """sha256 over the images and masks of the cohort, in the order of their names."""
+        files = {path for case in self.truth.values() for path in _files(case)}
+        lines = "".join(f"{sha256_of(file)}  {file.name}\n" for file in sorted(files))
         return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def make_study(work: Path, config: Config, scale: Scale, seed: int, on_progress: OnProgress) -> Study:
-    """Write the cohort and its project into `work`, or find them there."""
-    truth, root, ready = work / "truth", work / "project", work / "ready"
-    write_cohort(truth, scale.cases + scale.tests, seed, scale.size, on_progress)
-    found = find_cases(truth, "totalsegmentator")
-    chosen = np.random.default_rng([seed, scale.revised]).choice(scale.cases, scale.revised, replace=False)
-    revised = tuple(found[int(number)].id for number in sorted(chosen))
+def _files(case: FoundCase) -> list[Path]:
+    return [path for path in (case.image, case.label_map, *case.masks.values()) if path]
+
+
+def make_study(
+    work: Path, config: Config, scale: Scale, seed: int, on_progress: OnProgress, data: Path | None = None
+) -> Study:
+    """Make the project of a cohort in `work`, or find it there. data: a folder of real cases; None makes phantoms."""
+    if data is None:
+        data = work / "truth"
+        write_cohort(data, scale.cases + scale.tests, seed, scale.size, on_progress)
+    found = sorted(find_cases(data), key=lambda case: case.id)[: scale.cases + scale.tests]
+    if len(found) < scale.cases + scale.tests:
+        raise DataError(
+            f"expected {scale.cases + scale.tests} cases in {data}, found {len(found)}; give a larger cohort"
+        )
+    drawn = np.random.default_rng([seed, scale.revised]).choice(scale.cases, scale.revised, replace=False)
+    truth = {case.id: case for case in found}
+    revised, root, ready = tuple(found[int(i)].id for i in sorted(drawn)), work / "project", work / "ready"
     if not ready.exists():
         shutil.rmtree(root, ignore_errors=True)
-        study = Study(create_project(root, config), truth, scale, revised, seed)
-        _fill(study, on_progress)
+        _fill(Study(create_project(root, config), truth, scale, revised, seed), on_progress)
         ready.touch()
     return Study(open_project(root), truth, scale, revised, seed)
 
 
 def _fill(study: Study, on_progress: OnProgress) -> None:
-    pool, scale = study.project.pool, study.scale
-    found = find_cases(study.truth, "totalsegmentator")
+    pool, scale, found = study.project.pool, study.scale, list(study.truth.values())
     halves = (
         (found[: scale.cases], scale.old, Split.POOL),
         (found[scale.cases :], scale.classes, Split.TEST),
@@ -130,7 +145,7 @@ def _fill(study: Study, on_progress: OnProgress) -> None:
             pool, cases, classes=classes, splits=Splits(rest=split), author=EXPERT, on_progress=on_progress
         )
         if report.refused:
-            raise DataError(f"expected every phantom to be imported, got: {report.refused[0].reason}")
+            raise DataError(f"expected every case to be imported, got: {report.refused[0].reason}")
     for case_id in study.revised:
         for name, mask in study.masks(case_id, scale.new).items():
             pool.annotate(case_id, name, mask, source=Source.REVISED, author=EXPERT, round=1)
