@@ -48,8 +48,11 @@ def start(
     """Predict the pool, score it, select cases; with a simulated expert go on to the new version of the model."""
     from ctune.project import find_project
     from ctune.round import start as start_round
+    from ctune.strategy import FORGETFUL
 
     found = find_project(project)
+    if found.config.tune.unlabelled == "background":
+        note(f"WARNING: {FORGETFUL}")
     with progress("round", as_json) as on_progress:
         state = start_round(
             found,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cli.options import ProjectDir, names
 from cli.output import AsJson, emit, progress
+from cli.tune import show_validation
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,6 +25,7 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train a base and its first heads on the pool's annotations, and register them; resumes after a kill."""
+    from ctune.compositions import validation_of_model
     from ctune.foundation import train_model
     from ctune.optimise import resolve_device
     from ctune.project import find_project
@@ -35,18 +37,20 @@ def train(
         digest, result = train_model(
             found, name, names(classes) or None, device=device, on_progress=on_progress
         )
-    document = {
+    document: dict[str, Any] = {
         "name": name,
         "model": digest,
         "steps": result.steps,
         "seconds": result.seconds,
         "losses": result.losses,
         "device": str(device),
+        "validation": validation_of_model(found.open_registry(), digest),
     }
 
     def human(console: Console) -> None:
         console.print(
             f"{name}: sha256:{digest[:12]}, loss {result.losses[-1]:.3f} after {result.steps} steps"
         )
+        show_validation(console, document["validation"])
 
     emit(document, as_json, human)

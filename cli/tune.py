@@ -116,17 +116,22 @@ def _show(console: Console, document: Mapping[str, Any], done: Tuning) -> None:
     new = ", ".join(document["registered"])
     what = f"new heads of {new}" if new else "no new version"
     console.print(f"sha256:{document['model'][:12]}: {what} ({done.result.seconds:.1f} s)")
-    for name, found in document["validation"].items():
-        if found is None:
-            whom = "what was tuned" if name == "all" else name
-            console.print(f"no validation case annotates {whom}: the last weights were kept")
-        elif found["dice"] is not None:
-            console.print(
-                f"{name}: Dice {found['dice']:.3f} ({found['low']:.3f} to {found['high']:.3f}) on "
-                f"{found['cases']} validation cases, after epoch {found['epoch']}"
-            )
+    show_validation(console, document["validation"])
     if done.proof:
         console.print(
             f"unrevised classes: logits changed by {document['unrevised_max_abs_logit_change']:g} on "
             f"{done.proof.voxels:,} compared values"
         )
+
+
+def show_validation(console: Console, validation: Mapping[str, Any]) -> None:
+    """What the validation cases said of the weights that were kept, a line a class, and which classes they know not."""
+    for name, found in validation.items():
+        if found is not None and found["dice"] is not None:
+            console.print(
+                f"{name}: Dice {found['dice']:.3f} ({found['low']:.3f} to {found['high']:.3f}) on "
+                f"{found['cases']} validation cases, after epoch {found['epoch']}"
+            )
+    if unseen := [name for name, found in validation.items() if found is None]:
+        whom = "what was tuned" if unseen == ["all"] else ", ".join(unseen)
+        console.print(f"no validation case annotates {whom}: the last weights were kept")

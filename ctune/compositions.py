@@ -125,6 +125,13 @@ def register_model(
     return digest
 
 
+def validation_of_model(registry: Registry, digest: str) -> dict[str, Any]:
+    """{class: what the validation cases said when its head was made} (``outcome.seen``); None where none annotates it."""
+    record = registry.record_of(digest)
+    assert isinstance(record, ModelRecord)
+    return {name: registry.measured(head).get("validation") for name, head in record.heads.items()}
+
+
 def fingerprint_of_weights(record: BaseRecord | HeadRecord, data: bytes) -> str:
     """The fingerprint of stored weights, taken anew from the network that they make; for ``Registry.verify``."""
     if isinstance(record, BaseRecord):
