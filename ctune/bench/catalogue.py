@@ -44,18 +44,28 @@ class Bench:
     headlines: tuple[tuple[str, str], ...] = ()
 
 
+_TUNING = (
+    ("time_ratio_full_over_continual", "time of full training over that of continual tuning"),
+    ("dice_new_classes.continual", "mean Dice of the new classes, tuned"),
+    ("dice_new_classes.rival", "the same, trained in full on the same annotations"),
+    ("unrevised_max_abs_logit_change", "largest change of a logit of a class that was not revised"),
+)
+
 BENCHES = (
     Bench(
         "speed",
         "ctune.bench.speed:run",
         "Continual tuning against full training on the same annotations: seconds, steps, Dice.",
         plots="ctune.bench.speed_plots:plots",
-        headlines=(
-            ("time_ratio_full_over_continual", "time of full training over that of continual tuning"),
-            ("dice_new_classes.continual", "mean Dice of the new classes, tuned"),
-            ("dice_new_classes.rival", "the same, trained in full on the same annotations"),
-            ("unrevised_max_abs_logit_change", "largest change of a logit of a class that was not revised"),
-        ),
+        headlines=_TUNING,
+    ),
+    Bench(
+        "hippocampus",
+        "ctune.bench.speed:run_hippocampus",
+        "The same on real MR images of the hippocampus: a base of one part, the other added from 12 cases.",
+        (Preset.SMOKE, Preset.CPU),
+        "ctune.bench.speed_plots:plots",
+        _TUNING,
     ),
     Bench(
         "registry",
@@ -67,6 +77,12 @@ BENCHES = (
             ("resolve_ms", "milliseconds to resolve a reference"),
             ("register_ratio_to_plain_write", "time to register a head of 2 MiB over that of a plain write"),
         ),
+    ),
+    Bench(
+        "inference",
+        "ctune.bench.inference:run",
+        "One CT from file to masks against a plain MONAI pipeline: seconds by stage, peak memory.",
+        (Preset.SMOKE, Preset.CPU),
     ),
 )
 """Every benchmark, in the order in which they are listed."""
