@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from ctune.classes import NEW_FOUR, OLD_FIVE
+from ctune.classes import NEW_FOUR, OLD_FIVE, canonical
 from ctune.cohort import prepare_labels
 from ctune.config import Config
 from ctune.data.files import sha256_of, write_atomically
@@ -93,9 +93,9 @@ class Study:
 
     def masks(self, case_id: str, names: Sequence[str]) -> Mapping[str, Mask]:
         """{class: (X, Y, Z) uint8} of what is true of a case."""
-        return FoundMasks(
-            self.truth[case_id], {name: name for name in names}, self.project.pool.grid(case_id)
-        )
+        case = self.truth[case_id]
+        theirs = {canonical(name): name for name in case.names}
+        return FoundMasks(case, {name: theirs[name] for name in names}, self.project.pool.grid(case_id))
 
     def _names(self, arm: str, case_id: str) -> tuple[str, ...]:
         seen = arm == "ceiling" or (arm == "rival" and case_id in self.revised)
