@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from monai.data.utils import compute_importance_map
 from monai.inferers import sliding_window_inference
 from small_network import config, network
 
@@ -26,7 +27,7 @@ from ctune.inference.engine import Job, make_ready, predict_jobs, predicted_bloc
 from ctune.inference.output import Wanted
 from ctune.inference.runtime import ArrayRuntime, TorchRuntime
 from ctune.inference.slabs import Slabs
-from ctune.inference.windows import find_body, layout
+from ctune.inference.windows import find_body, gaussian, layout
 from ctune.predict import predict_case, read_masks, read_prediction
 from ctune.types import Case, Grid
 
@@ -71,6 +72,11 @@ def test_it_is_monais_sliding_window_whatever_the_shape(
     wanted = to_source(torch.sigmoid(logits[0]).numpy(), frame)
     got = predict_case(NET, case, made, model="m").probabilities
     assert np.abs(got - wanted).max() <= TOLERANCE
+
+
+@pytest.mark.parametrize("size", [(8, 8, 8), (96, 96, 96), (16, 40, 7)])
+def test_the_gaussian_is_monais(size: tuple[int, int, int]) -> None:
+    assert torch.equal(gaussian(size), compute_importance_map(size, mode="gaussian", sigma_scale=0.125))
 
 
 def test_a_window_of_air_does_not_run_and_is_background() -> None:

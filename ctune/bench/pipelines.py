@@ -11,14 +11,18 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from ctune.config import Config, HUWindow
 from ctune.data.files import read_json
 from ctune.inference.clock import Clock
 from ctune.model.network import Network
+
+Pipeline: TypeAlias = Callable[[Path], None]
+"""From a CT's file to masks on disk; libraries and weights are there."""
 
 
 def work(job: str) -> None:
@@ -32,10 +36,11 @@ def work(job: str) -> None:
     torch.set_num_threads(asked["threads"])
     config = Config.model_validate(asked["config"])
     network = load_network(Path(asked["network"]), asked["classes"], config)
-    pipeline = {"ctune": _ctune, "monai": _monai}[asked["pipeline"]]
-    clock, before = Clock(), _peak_mb()
-    used, begun = time.process_time(), time.perf_counter()
-    pipeline(config, network, Path(asked["ct"]), Path(asked["out"]), clock)
+    made = {"ctune": _ctune, "monai": _monai}[asked["pipeline"]]
+    clock = Clock()
+    pipeline = made(config, network, Path(asked["out"]), clock)
+    before, used, begun = _peak_mb(), time.process_time(), time.perf_counter()
+    pipeline(Path(asked["ct"]))
     answer = {
         "seconds": time.perf_counter() - begun,
         "processor_seconds": time.process_time() - used,
@@ -74,48 +79,50 @@ def save_network(network: Network, folder: Path) -> None:
         (folder / f"head-{name}.safetensors").write_bytes(head_to_bytes(network.head(name)))
 
 
-def _ctune(config: Config, network: Network, ct: Path, out: Path, clock: Clock) -> None:
-    from functools import partial
-
+def _ctune(config: Config, network: Network, out: Path, clock: Clock) -> Pipeline:
     from ctune.data.nifti import read_case
     from ctune.inference.engine import Job, predict_jobs
     from ctune.inference.runtime import TorchRuntime
 
     runtime = TorchRuntime(network, None, config.inference)
-    predict_jobs(
-        runtime, [Job("ct", partial(read_case, ct, "ct"), out / "ct")], config, model="bench", clock=clock
-    )
+
+    def pipeline(ct: Path) -> None:
+        job = Job("ct", partial(read_case, ct, "ct"), out / "ct")
+        predict_jobs(runtime, [job], config, model="bench", clock=clock)
+
+    return pipeline
 
 
-def _monai(config: Config, network: Network, ct: Path, out: Path, clock: Clock) -> None:
+def _monai(config: Config, network: Network, out: Path, clock: Clock) -> Pipeline:
     import torch
     from monai.inferers import sliding_window_inference
 
     load, prepare, invert, save = _transforms(config, out)
-    settings, seconds = config.inference, 0.0
+    settings = config.inference
 
     def timed(windows: torch.Tensor) -> torch.Tensor:
-        nonlocal seconds
-        begun = time.perf_counter()
-        found: torch.Tensor = network(windows)
-        seconds += time.perf_counter() - begun
+        with clock("network"):
+            found: torch.Tensor = network(windows)
         return found
 
-    with torch.inference_mode():
+    @torch.inference_mode()
+    def pipeline(ct: Path) -> None:
         with clock("read"):
             data: dict[str, Any] = load({"image": str(ct)})
         with clock("resample"):
             data = prepare(data)
-        begun = time.perf_counter()
-        data["pred"] = sliding_window_inference(
-            data["image"][None], settings.patch_size, 4, timed, overlap=settings.overlap, mode="gaussian"
-        )[0]
-        clock.seconds["network"] = seconds
-        clock.seconds["accumulate"] = time.perf_counter() - begun - seconds
+        with clock("accumulate"):
+            data["pred"] = sliding_window_inference(
+                data["image"][None], settings.patch_size, 4, timed, overlap=settings.overlap, mode="gaussian"
+            )[0]
+        for seconds in (clock.seconds, clock.processor):
+            seconds["accumulate"] -= seconds["network"]
         with clock("invert"):
             data = invert(data)
         with clock("write"):
             save(data)
+
+    return pipeline
 
 
 def _transforms(config: Config, out: Path) -> tuple[Any, Any, Any, Any]:
@@ -153,11 +160,12 @@ def _transforms(config: Config, out: Path) -> tuple[Any, Any, Any, Any]:
 
 def _peak_mb() -> float:
     """Highest resident memory of this process so far, MiB."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # Not getrusage: what it says of a new process begins with the memory of the one that started it.
+        (line,) = (
+            text for text in status.read_text(encoding="utf-8").splitlines() if text.startswith("VmHWM")
+        )
+        return round(int(line.split()[1]) / 2**10, 1)
     unit = 1 if sys.platform == "darwin" else 1024
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)
-
-
-def stages_of(answer: Mapping[str, Any]) -> dict[str, float]:
-    """{stage: seconds}, 0 for a stage that a pipeline has not."""
-    names = ("read", "resample", "network", "accumulate", "invert", "write")
-    return {name: round(float(answer["stages"].get(name, 0.0)), 3) for name in names}

@@ -1,0 +1,237 @@
+"""One CT from its file to nine masks on disk: ctune's engine against MONAI's parts joined as its tutorials join them.
+
+The same network, windows and overlap; each pipeline in a process of its own, so that its peak of resident memory is its own.
+The clock starts when libraries and weights are loaded. Wall and processor seconds are both kept: on a machine that others use
+too, wall seconds measure the neighbours. Stages are compared on one thread, by what that thread computed.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+
+from ctune.bench.catalogue import Preset
+from ctune.bench.pipelines import save_network
+from ctune.bench.result import Gate, Measured
+from ctune.bench.run import part
+from ctune.classes import NINE_ORGANS
+from ctune.config import Config
+from ctune.config import preset as settings_of
+from ctune.data.files import sha256_of, write_json
+from ctune.data.nifti import read_case, read_mask, write_volume
+from ctune.data.phantom import write_cohort
+from ctune.data.prepared import PreparedCase
+from ctune.data.preprocess import labels_to_network, to_network
+from ctune.model.base import build_base
+from ctune.model.heads import build_head
+from ctune.model.network import Network
+from ctune.train import train
+from ctune.types import Grid, OnProgress, Progress
+
+PIPELINES = ("ctune", "monai")
+STAGES = ("read", "resample", "network", "accumulate", "invert", "write")
+TALL = 824
+"""Planes of the tall CT."""
+MANY = 32
+"""Classes of the tall CT's second run."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """size: of the phantoms. epochs: the network only has to find organs, so that masks are of some size. tall: also measure
+    the memory that a CT of 824 planes takes."""
+
+    size: str
+    epochs: int
+    tall: bool
+
+
+SCALES = {
+    Preset.SMOKE: Scale("medium", epochs=2, tall=False),
+    Preset.CPU: Scale("ct", epochs=40, tall=True),
+}
+
+
+def run(preset: str, seeds: Sequence[int], work: Path, on_progress: OnProgress) -> Measured:
+    """See ``ctune.bench.catalogue.Bench``."""
+    scale, config = SCALES[Preset(preset)], config_of()
+    threads = torch.get_num_threads()
+    cts = {seed: _phantom(work / f"phantom-{seed}", seed, scale, on_progress) for seed in seeds}
+    network = work / "network"
+    part(work / "network.json", make_network, cts[seeds[0]], network, config, scale.epochs, seeds[0])
+    found: dict[str, Any] = {}
+    for number, (seed, ct) in enumerate(cts.items()):
+        found[f"seed {seed}"] = part(
+            work / f"seed-{seed}.json", compare, ct, network, config, threads, work / f"out-{seed}"
+        )
+        on_progress(Progress("inference", number + 1, len(cts) + scale.tall, f"seed {seed}"))
+    if scale.tall:
+        found["tall"] = part(work / "tall.json", tall, cts[seeds[0]], network, config, threads, work / "tall")
+        on_progress(Progress("inference", len(cts) + 1, len(cts) + 1, "tall"))
+    measures = summary(found)
+    return Measured(
+        measures, found, (), {f"ct {s}": sha256_of(ct) for s, ct in cts.items()}, gates(measures, preset)
+    )
+
+
+def config_of() -> Config:
+    """unet_small at 3 mm; windows of 96 voxels that overlap by half."""
+    return settings_of(
+        "ct",
+        name="inference",
+        base={"architecture": "unet_small"},
+        preprocessing={"spacing_mm": (3.0, 3.0, 3.0)},
+    )
+
+
+def make_network(ct: Path, folder: Path, config: Config, epochs: int, seed: int) -> dict[str, Any]:
+    """Train a network on the one phantom, for a minute or two: its masks are organs, not good ones."""
+    case = read_case(ct, "phantom")
+    image, frame = to_network(case, config.preprocessing)
+    labels = {
+        name: labels_to_network(
+            read_mask(ct.parent / "segmentations" / f"{name}.nii.gz", case.grid, name), frame
+        )
+        for name in NINE_ORGANS
+    }
+    base = build_base(config.base, seed)
+    network = Network(base, {name: build_head(name, "text", base, seed) for name in NINE_ORGANS})
+    settings = config.train.model_copy(
+        update={
+            "patch_size": (48, 48, 48), "patches_per_case": 8, "batch_size": 2, "learning_rate": 3e-3,
+            "epochs": epochs, "warmup_epochs": 1.0,
+        }
+    )  # fmt: skip
+    prepared = [PreparedCase("phantom", "phantom", image, labels)]
+    done = train(network, prepared, settings, seed=seed, device=torch.device("cpu"))
+    save_network(network, folder)
+    return {"seconds": done.seconds, "losses": done.losses}
+
+
+def compare(ct: Path, network: Path, config: Config, threads: int, out: Path) -> dict[str, Any]:
+    """Both pipelines on one CT, once with all threads and once with one."""
+    found: dict[str, Any] = {}
+    for name in PIPELINES:
+        found[name] = one(name, ct, network, NINE_ORGANS, config, threads, out / name)
+    found["dice_of_both"] = agreement(out)
+    for name in PIPELINES:
+        found[f"{name}, one thread"] = one(name, ct, network, NINE_ORGANS, config, 1, out / f"{name}-1")
+    return found
+
+
+def one(
+    pipeline: str, ct: Path, network: Path, classes: Sequence[str], config: Config, threads: int, out: Path
+) -> dict[str, Any]:
+    """Run one pipeline in a process of its own; the answer of ``pipelines.work``."""
+    job = out.with_suffix(".json")
+    write_json(
+        job,
+        {
+            "pipeline": pipeline, "ct": str(ct), "network": str(network), "classes": list(classes), "out": str(out),
+            "config": config.model_dump(mode="json"), "threads": threads,
+        },
+    )  # fmt: skip
+    code = "import sys; from ctune.bench.pipelines import work; work(sys.argv[1])"
+    done = subprocess.run([sys.executable, "-c", code, str(job)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"expected {pipeline} to predict {ct}, got: {done.stderr.strip()[-2000:]}")
+    answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return answer
+
+
+def agreement(out: Path) -> dict[str, float | None]:
+    """Dice of both pipelines' masks by class; None where neither found any. MONAI keeps the first voxel where it is when it
+    resamples, ctune the centre: half a voxel of the network's grid may differ."""
+    import nibabel as nib
+
+    (theirs,) = (out / "monai").glob("*.nii.gz")
+    stored = np.asarray(nib.load(theirs).dataobj, dtype=np.uint8)
+    found: dict[str, float | None] = {}
+    for k, name in enumerate(NINE_ORGANS):
+        ours = np.asarray(nib.load(out / "ctune" / "ct" / f"{name}.nii.gz").dataobj) > 0
+        other = stored[..., k] > 0
+        total = int(ours.sum()) + int(other.sum())
+        found[name] = round(2 * int((ours & other).sum()) / total, 4) if total else None
+    return found
+
+
+def tall(ct: Path, network: Path, config: Config, threads: int, out: Path) -> dict[str, Any]:
+    """The memory that a CT of 824 planes takes, with nine classes and with 32."""
+    case = read_case(ct, "phantom")
+    planes = case.volume.astype(np.int16)
+    repeats = -(-TALL // planes.shape[2])
+    turned = [planes if n % 2 == 0 else planes[:, :, ::-1] for n in range(repeats)]
+    volume = np.concatenate(turned, axis=2)[:, :, :TALL]
+    path = out / "tall.nii.gz"
+    write_volume(path, volume, Grid(volume.shape, np.diag([-0.75, -0.75, 1.0, 1.0])))
+    del case, planes, turned, volume
+    many = [*NINE_ORGANS, *(f"class_{n}" for n in range(MANY - len(NINE_ORGANS)))]
+    return {
+        str(len(classes)): one("ctune", path, network, classes, config, threads, out / str(len(classes)))
+        for classes in (NINE_ORGANS, many)
+    }
+
+
+def summary(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The few figures that it is about."""
+    pairs = [each for name, each in found.items() if name.startswith("seed")]
+    measures: dict[str, Any] = {
+        "speedup_over_monai": median(p["monai"]["seconds"] / p["ctune"]["seconds"] for p in pairs),
+        "processor_speedup_over_monai": median(
+            p["monai"]["processor_seconds"] / p["ctune"]["processor_seconds"] for p in pairs
+        ),
+        "peak_memory_ratio_to_monai": max(p["ctune"]["peak_mb"] / p["monai"]["peak_mb"] for p in pairs),
+        "ctune_seconds": median(p["ctune"]["seconds"] for p in pairs),
+        "monai_seconds": median(p["monai"]["seconds"] for p in pairs),
+        "ctune_peak_mb": max(p["ctune"]["peak_mb"] for p in pairs),
+        "monai_peak_mb": max(p["monai"]["peak_mb"] for p in pairs),
+        "ctune_stage_seconds": {s: _stage(pairs, "ctune", s) for s in STAGES},
+        "monai_stage_seconds": {s: _stage(pairs, "monai", s) for s in STAGES},
+    }
+    if "tall" in found:
+        nine, many = (found["tall"][str(n)]["peak_mb"] for n in (len(NINE_ORGANS), MANY))
+        measures |= {"tall_peak_mb": nine, "tall_peak_ratio_32_to_9_classes": many / nine}
+    return measures
+
+
+def _stage(pairs: Sequence[Mapping[str, Any]], pipeline: str, stage: str) -> float:
+    seconds = [float(p[f"{pipeline}, one thread"]["processor_stages"].get(stage, 0.0)) for p in pairs]
+    return round(median(seconds), 3)
+
+
+def gates(measures: Mapping[str, Any], preset: str) -> list[Gate]:
+    """What the engine has promised for a whole CT; on a small one the network is nearly all there is."""
+    if preset == Preset.SMOKE:
+        return []
+    promised = "docs/benchmarks.md"
+    out = [
+        Gate(
+            figure="speedup_over_monai", value=measures["speedup_over_monai"], bound=3.0, reference=promised,
+            at_most=False,
+        ),
+        Gate(
+            figure="peak_memory_ratio_to_monai", value=measures["peak_memory_ratio_to_monai"], bound=1 / 3,
+            reference=promised,
+        ),
+    ]  # fmt: skip
+    if "tall_peak_mb" in measures:
+        ratio = "tall_peak_ratio_32_to_9_classes"
+        out.append(
+            Gate(figure="tall_peak_mb", value=measures["tall_peak_mb"], bound=4096.0, reference=promised)
+        )
+        out.append(Gate(figure=ratio, value=measures[ratio], bound=1.1, reference=promised))
+    return out
+
+
+def _phantom(folder: Path, seed: int, scale: Scale, on_progress: OnProgress) -> Path:
+    (case_id,) = write_cohort(folder, 1, seed, scale.size, on_progress)
+    return folder / case_id / "ct.nii.gz"
