@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from ctune.classes import ClassList
-from ctune.cohort import hybrid_of, prepare_labels
 from ctune.compositions import Model, Tuned, load_model, register_model
 from ctune.config import Tuning as TuneSettings
 from ctune.continual import Tuning, tune_model, validation_data, watch_training
@@ -22,9 +21,9 @@ from ctune.model.network import Network
 from ctune.optimise import identity_of
 from ctune.outcome import compose, new_heads, read_record, seen
 from ctune.project import Project
-from ctune.strategy import FORGETFUL
+from ctune.strategy import FORGETFUL, training_data
 from ctune.train import TrainResult, settle, train
-from ctune.types import AnnotationRecord, OnProgress, Source, Split, silent
+from ctune.types import OnProgress, Source, Split, silent
 from ctune.watch import Look
 
 
@@ -57,14 +56,7 @@ def train_model(
     base = build_base(config.base, config.seed)
     heads = {c: build_head(c, config.heads.kind, base, config.seed, config.heads) for c in wanted}
     network = Network(base, heads)
-    cases, used = [], {c: list[AnnotationRecord]() for c in wanted}
-    for case in project.pool.cases(Split.POOL):
-        merged = hybrid_of(project, case.id, (Source.ORIGINAL, Source.REVISED))
-        masks = {c: merged.masks[c] for c in wanted if c in merged.masks}
-        if masks:
-            cases.append(prepare_labels(project, case.id, masks))
-            for c in masks:
-                used[c] += merged.records[c]
+    cases, used = training_data(project, wanted, wanted, TuneSettings(data="full"))
     result, look = _train_watched(project, name, network, cases, device, on_progress)
     settings = config.train.model_dump(mode="json")
     measured, said = {"seconds": result.seconds, "device": str(device)}, seen(look) if look else {}
