@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 
 from pytest_benchmark.fixture import BenchmarkFixture
 
@@ -15,7 +16,9 @@ from ctune.bench.registry_models import ALIAS, fill, model_name, register_base, 
 from ctune.types import silent
 from registry import Registry
 
-SIZE = Size(versions=20, names=2, looks=100, writes=40, processes=1)
+SIZE = Size(versions=20, names=2, looks=100, writes=25, processes=1)
+BATCHES = (1, 2, 3)
+"""Seeds of three batches, whose median counts: a disk that others use too was seen to double one of them."""
 
 
 def test_register(benchmark: BenchmarkFixture, tmp_path: Path, gate: Callable[..., None]) -> None:
@@ -27,10 +30,10 @@ def test_register(benchmark: BenchmarkFixture, tmp_path: Path, gate: Callable[..
         return (registry, base, "liver", weights(f"round {next(bodies)}", HEAD_BYTES)), {}
 
     benchmark.pedantic(register_head, setup=fresh, rounds=15, warmup_rounds=1)
-    found, _ = registering(registry, tmp_path, None, SIZE, seed=1)
+    found = [registering(registry, tmp_path, None, SIZE, seed)[0] for seed in BATCHES]
     figure = "register_ratio_to_plain_write"
-    benchmark.extra_info.update(found)
-    gate("registry", figure, found["ratio_to_plain_write"], BOUNDS[figure])
+    benchmark.extra_info["batches"] = found
+    gate("registry", figure, median(batch["ratio_to_plain_write"] for batch in found), BOUNDS[figure])
 
 
 def test_resolve(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
