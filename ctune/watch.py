@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -22,10 +22,14 @@ from torch import Tensor, nn
 from ctune.config import Inference, Optimisation
 from ctune.data.files import write_atomically
 from ctune.data.prepared import PreparedCase
+from ctune.inference.windows import gaussian
 from ctune.model.base import Base, Features
 from ctune.model.features import Corner, FeatureCache, View, cut, window_corners
 from ctune.model.network import Network
 from ctune.validate import CaseDice, ClassDice, class_dice, dice_of
+
+AT_ONCE = 2**28
+"""Logits that are stitched at once (1 GiB): memory does not grow with the number of classes, rather the base runs again."""
 
 FeaturesOf: TypeAlias = Callable[[PreparedCase, Corner], Features]
 """Features of the window of a case that begins at a corner."""
@@ -78,11 +82,11 @@ class Validation:
         with torch.inference_mode():
             for case in self.cases:
                 names = [name for name in found if name in case.labels]
-                logits = self._logits(network, case, names) if names else None
-                for channel, name in enumerate(names):
-                    assert logits is not None
-                    mask = (torch.sigmoid(logits[channel]) > self.inference.threshold).numpy()
-                    found[name].append(CaseDice(case.case_id, dice_of(mask, case.labels[name])))
+                at_once = max(1, AT_ONCE // case.image.size)
+                for chunk in (names[i : i + at_once] for i in range(0, len(names), at_once)):
+                    for name, logits in zip(chunk, self._logits(network, case, chunk), strict=True):
+                        mask = (torch.sigmoid(logits) > self.inference.threshold).numpy()
+                        found[name].append(CaseDice(case.case_id, dice_of(mask, case.labels[name])))
         for module, training in modes:
             module.training = training
         return {name: class_dice(cases) for name, cases in found.items()}
@@ -90,7 +94,7 @@ class Validation:
     def _logits(self, network: Network, case: PreparedCase, names: Sequence[str]) -> Tensor:
         """(K, X, Y, Z) float32 on the network's grid, on the CPU."""
         size, shape = self.inference.patch_size, case.image.shape
-        total, weights, gauss = torch.zeros((len(names), *shape)), torch.zeros(shape), _gaussian(size)
+        total, weights, gauss = torch.zeros((len(names), *shape)), torch.zeros(shape), gaussian(size)
         for corner in window_corners(shape, size, self.inference.overlap):
             features = self.features(case, corner).apply(lambda t: t.to(self.device))
             logits = network.logits(features, names)[0].float().cpu()
@@ -99,15 +103,6 @@ class Validation:
             total[(slice(None), *there)] += logits[(slice(None), *inside)] * gauss[inside]
             weights[there] += gauss[inside]
         return total / weights
-
-
-@cache
-def _gaussian(size: Corner) -> Tensor:
-    from monai.data.utils import compute_importance_map
-
-    # What MONAI's sliding window of prediction uses: a width of an eighth of the window, never quite 0.
-    weights: Tensor = compute_importance_map(size, mode="gaussian", sigma_scale=0.125)
-    return weights.clamp(min=max(float(weights[weights != 0].min()), 1e-3))
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import torch
 from small_network import GRID, SIDE, config, network, prepared, project, volume
 from torch import nn
 
+from ctune import watch
 from ctune.cohort import evaluate_cases
 from ctune.compositions import load_model
 from ctune.config import Config
@@ -225,6 +226,16 @@ def as_validation(made) -> list[PreparedCase]:  # type: ignore[no-untyped-def]
     from ctune.cohort import hybrid_of, prepare_labels
 
     return [prepare_labels(made, c.id, hybrid_of(made, c.id).masks) for c in made.pool.cases(Split.TEST)]
+
+
+def test_many_classes_are_looked_at_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, case, asked = network(), prepared(0, ("liver", "spleen")), []
+    looked = Validation([case], live_features(net.base, (SIDE,) * 3, CPU), config().inference, CPU)
+    whole = looked.dice(net, net.classes)
+    logits = net.logits
+    monkeypatch.setattr(net, "logits", lambda features, names: asked.append(names) or logits(features, names))
+    monkeypatch.setattr(watch, "AT_ONCE", case.image.size)
+    assert looked.dice(net, net.classes) == whole and asked == [["liver"], ["spleen"]]
 
 
 def test_a_look_leaves_modes_and_weights_alone(tmp_path: Path) -> None:
