@@ -107,6 +107,7 @@ def test_another_name_and_the_same_bits(registry: Registry, old: str) -> None:
     assert torch.equal(
         logits(net(registry, "small:2"), old), logits(net(registry, "small:3"), "great_vessel")
     )
+    assert net(registry, "small").head("great_vessel").base_digest == registry.load("small").base.fingerprint
     assert now.fingerprint == was.fingerprint and now.parent == before.heads[old]
     assert now.settings == {**was.settings, "renamed_from": old} and now.annotations == was.annotations
     assert {n: h for n, h in after.heads.items() if n != "great_vessel"} == {
