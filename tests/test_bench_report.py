@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
-from ctune.bench import speed_plots
+from ctune.bench import inference_plots, speed_plots
 from ctune.bench.plots import Bar, Bars, Lines, Plot, Series, draw_plot
 from ctune.bench.report import markdown, sections, write_pages
 from ctune.bench.result import Attempt, BenchResult, Gate, all_results, write_result
@@ -197,6 +197,21 @@ def test_a_target_that_was_never_reached_is_said_not_drawn() -> None:
     bars = speed_plots.plots(result(what="speed", details={"seed 0": speed_seed(50.0, 0.5)}))[1]
     assert [bar.name for bar in bars.bars] == ["steps", "time, to the end"]
     assert bars.caption.endswith("Full training never came to the Dice of continual tuning.")
+
+
+def test_inference_is_drawn_stage_by_stage_in_their_order() -> None:
+    pairs = {f"seed {n}": {way: {"seconds": s * n, "peak_mb": 100.0 * n} for way, s in (("ctune", 1.0), ("monai", 4.0))}
+             for n in (1, 2, 3)}  # fmt: skip
+    stages = {"network": 3.0, "invert": 0.5, "read": 0.1}
+    measures = {"ctune_stage_seconds": stages, "monai_stage_seconds": {s: 2 * t for s, t in stages.items()}}
+    whole, parts, memory = inference_plots.plots(
+        result(what="inference", measures=measures, details={**pairs, "tall": {}})
+    )
+    assert isinstance(whole, Bars) and isinstance(parts, Bars) and isinstance(memory, Bars)
+    assert whole.bars == [Bar("ctune", 2.0, 1.0, 3.0), Bar("plain MONAI", 8.0, 4.0, 12.0)]
+    assert [bar.name for bar in parts.bars][:3] == ["read: ctune", "read: plain MONAI", "network: ctune"]
+    assert {(bar.name.split(": ")[1], bar.colour) for bar in parts.bars} == {("ctune", 1), ("plain MONAI", 2)}
+    assert "3 CTs" in memory.caption and memory.bars[0].value == 200.0
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")

@@ -83,6 +83,7 @@ BENCHES = (
         "ctune.bench.inference:run",
         "One CT from file to masks against a plain MONAI pipeline: seconds by stage, peak memory.",
         (Preset.SMOKE, Preset.CPU),
+        "ctune.bench.inference_plots:plots",
         headlines=(
             (
                 "speedup_over_monai",

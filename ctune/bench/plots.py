@@ -38,13 +38,15 @@ class Lines:
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar from 0 to `value`. low, high: ends of its whisker; text: what stands at its end, the value otherwise."""
+    """One bar from 0 to `value`. low, high: ends of its whisker; text: what stands at its end, the value otherwise;
+    colour: its number, by default that of its row."""
 
     name: str
     value: float
     low: float | None = None
     high: float | None = None
     text: str = ""
+    colour: int | None = None
 
 
 @dataclass(frozen=True)
@@ -96,17 +98,21 @@ def _bars(plot: Bars, name: str) -> str:
     if plot.mark is not None:
         axes.axvline(plot.mark, color=INK, linewidth=0.9, alpha=0.6)
     for row, bar in enumerate(plot.bars):
-        axes.barh(row, bar.value, height=0.62, color=colour(row + 1), linewidth=0)
+        axes.barh(row, bar.value, height=0.62, color=colour(bar.colour or row + 1), linewidth=0)
         low, high = (bar.value if end is None else end for end in (bar.low, bar.high))
         if high > low:
             axes.plot((low, high), (row, row), color=INK, linewidth=1.1, solid_capstyle="butt")
         axes.annotate(
-            bar.text or f"{bar.value:.3g}", xy=(max(high, bar.value), row), xytext=(5, 0), textcoords="offset points",
+            bar.text or _short(bar.value), xy=(max(high, bar.value), row), xytext=(5, 0), textcoords="offset points",
             fontsize=9, color=INK, va="center", annotation_clip=False,
         )  # fmt: skip
     axes.set_yticks(range(rows), [bar.name for bar in plot.bars])
     axes.set_ylim(rows - 0.5, -0.5)
     return to_svg(figure, name, plot.title)
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def _logarithmic(axes: Any, values: Sequence[float]) -> None:
