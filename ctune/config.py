@@ -135,6 +135,12 @@ class Tuning(Optimisation):
     """Weights to start from: the model's, or a fresh base with fresh heads."""
     unlabelled: Literal["masked", "background"] = "masked"
     """What a class counts as where nobody annotated it. background is wrong on purpose: it makes a model forget."""
+    views: int = Field(1, ge=1)
+    """Views of each window that heads learn from: as it is, and so many less one that are turned and shifted."""
+    cache_gb: float = Field(20.0, ge=0)
+    """Bound on the kept features of all bases, in 10^9 bytes; 0 keeps none: the base runs in every step."""
+    cache_memory_gb: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto"
+    """Of these, how much is also held in memory, or on the GPU; auto: half of what is free on a GPU."""
 
 
 class Inference(Section):
@@ -143,7 +149,7 @@ class Inference(Section):
     patch_size: tuple[int, int, int] = (96, 96, 96)
     overlap: float = Field(0.5, ge=0, lt=1)
     windows_per_batch: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
-    """auto: one on a CPU, where more only take memory, four on a GPU; halved where a GPU's memory does not suffice."""
+    """auto: about 96^3 voxels on a CPU, where more only take memory, four windows on a GPU."""
     threshold: float = Field(0.5, gt=0, lt=1)
     skip_air: bool = True
     """Leave out windows without body (HU windows only): what only they cover is background."""

@@ -18,7 +18,7 @@ from ctune.data.prepared import PreparedCase
 from ctune.data.preprocess import to_network
 from ctune.errors import ModelError
 from ctune.model.base import build_base
-from ctune.model.features import FeatureCache, cut, window_corners
+from ctune.model.features import cut, window_corners
 from ctune.model.freeze import fingerprint, tune_only
 from ctune.model.heads import Kind, build_head
 from ctune.model.network import Network
@@ -27,7 +27,7 @@ from ctune.predict import masks_of, predict_case
 from ctune.project import Project
 from ctune.strategy import JUDGED, only, training_cases, training_data
 from ctune.train import settle, train
-from ctune.tune import Proof, TuneResult, prove_unmoved, snapshot, tune_heads
+from ctune.tune import Proof, TuneResult, feature_source, prove_unmoved, snapshot, tune_heads
 from ctune.types import AnnotationRecord, OnProgress, Source, Split, silent
 from ctune.validate import Change, compare
 from ctune.watch import Validation, Watch, cached_features, live_features
@@ -231,8 +231,9 @@ def _validation(
         return None
     inference, base = project.config.inference, network.base
     if frozen:
-        cache = FeatureCache(feature_folder(project), base, fingerprint(base, modes=False), device)
-        return Validation(cases, cached_features(cache, inference.patch_size), inference, device)
+        digest, settings = fingerprint(base, modes=False), project.config.tune
+        source = feature_source(feature_folder(project), network, digest, settings, device)
+        return Validation(cases, cached_features(source, inference.patch_size), inference, device)
     return Validation(cases, live_features(base, inference.patch_size, device), inference, device)
 
 

@@ -15,38 +15,44 @@ from ctune.data.patches import foreground
 from ctune.data.prepared import PreparedCase
 from ctune.errors import ModelError
 from ctune.model.base import Features
-from ctune.model.features import CachedView, Corner, FeatureCache, View, cut, stack, window_corners
+from ctune.model.features import Corner, FeatureSource, View, WindowFeatures, augmented, stack, window_corners
 from ctune.types import UNLABELLED, OnProgress, Progress
 
 
 @dataclass(frozen=True)
 class Window:
-    """One cached window with its labels {class: (X, Y, Z) uint8} and the foreground voxels (n, 3) of each class."""
+    """One view of a window with its labels {class: (X, Y, Z) uint8} and the foreground voxels (n, 3) of each class."""
 
     case_id: str
-    view: CachedView
+    view: WindowFeatures
     labels: Mapping[str, np.ndarray]
     foreground: Mapping[str, np.ndarray]
 
 
-def cached_windows(
-    cache: FeatureCache,
+def feature_windows(
+    source: FeatureSource,
     cases: Sequence[PreparedCase],
     classes: Sequence[str],
     size: Corner,
     overlap: float,
+    settings: Tuning,
+    seed: int,
     on_progress: OnProgress,
 ) -> list[Window]:
-    """The windows of all cases that annotate one of `classes`, laid as prediction lays them, with cached features."""
+    """The windows of all cases that annotate one of `classes`, laid as prediction lays them, with their features.
+
+    Each in ``settings.views`` views: as it is, and augmented ones drawn by `seed` and case.
+    """
     out = []
     for number, case in enumerate(cases):
         names = [name for name in classes if name in case.labels]
         for corner in window_corners(case.image.shape, size, overlap) if names else ():
-            labels = {name: cut(case.labels[name], corner, size, UNLABELLED) for name in names}
-            view = cache.open(View(case.key, corner, size), partial(cut, case.image, corner, size, 0.0))
-            out.append(
-                Window(case.case_id, view, labels, {name: foreground(mask) for name, mask in labels.items()})
-            )
+            for index in range(settings.views):
+                view = augmented(View(case.key, corner, size), index, seed, settings.intensity_shift)
+                labels = {name: view.of_labels(case.labels[name], UNLABELLED) for name in names}
+                found = {name: foreground(mask) for name, mask in labels.items()}
+                features = source.open(view, partial(view.of_image, case.image))
+                out.append(Window(case.case_id, features, labels, found))
         on_progress(Progress("cache features", number + 1, len(cases), case.case_id))
     return out
 

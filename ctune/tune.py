@@ -21,11 +21,11 @@ from ctune.config import Tuning
 from ctune.data.prepared import PreparedCase
 from ctune.errors import FrozenChangedError
 from ctune.losses import masked_dice_bce
-from ctune.model.features import Corner, FeatureCache
+from ctune.model.features import Corner, FeatureCache, FeatureSource, LiveFeatures
 from ctune.model.freeze import fingerprint, tune_only
 from ctune.model.network import Network
 from ctune.optimise import make_optimiser, set_learning_rate
-from ctune.subpatches import SubPatches, cached_windows
+from ctune.subpatches import SubPatches, feature_windows
 from ctune.types import OnProgress, Progress, silent
 from ctune.watch import Look, Validation, Watch
 
@@ -90,8 +90,8 @@ def tune_heads(
     network.to(device)
     tune_only(network, classes, trainable="heads")
     base_digest = fingerprint(network.base, modes=False)
-    features = FeatureCache(cache, network.base, base_digest, device)
-    windows = cached_windows(features, cases, classes, window, overlap, on_progress)
+    source = feature_source(cache, network, base_digest, settings, device)
+    windows = feature_windows(source, cases, classes, window, overlap, settings, seed, on_progress)
     cached = time.perf_counter()
     pools = {name: SubPatches([w for w in windows if name in w.labels], name, settings) for name in classes}
 
@@ -108,6 +108,18 @@ def tune_heads(
     looks = {name: tuple(watch.looks) for name, watch in watches.items()}
     network.eval()
     return TuneResult(losses, steps, time.perf_counter() - started, cached - started, looks, kept)
+
+
+def feature_source(
+    folder: Path, network: Network, base_digest: str, settings: Tuning, device: torch.device
+) -> FeatureSource:
+    """The cache in `folder`, or with ``settings.cache_gb = 0`` a pass of the base at every reading."""
+    if settings.cache_gb == 0:
+        return LiveFeatures(network.base, device)
+    memory = None if settings.cache_memory_gb == "auto" else settings.cache_memory_gb
+    return FeatureCache(
+        folder, network.base, base_digest, device, limit_gb=settings.cache_gb, memory_gb=memory
+    )
 
 
 def _watches(

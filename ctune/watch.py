@@ -24,7 +24,7 @@ from ctune.data.files import write_atomically
 from ctune.data.prepared import PreparedCase
 from ctune.inference.windows import gaussian
 from ctune.model.base import Base, Features
-from ctune.model.features import Corner, FeatureCache, View, cut, window_corners
+from ctune.model.features import Corner, FeatureSource, View, cut, window_corners
 from ctune.model.network import Network
 from ctune.validate import CaseDice, ClassDice, class_dice, dice_of
 
@@ -35,11 +35,11 @@ FeaturesOf: TypeAlias = Callable[[PreparedCase, Corner], Features]
 """Features of the window of a case that begins at a corner."""
 
 
-def cached_features(cache_: FeatureCache, size: Corner) -> FeaturesOf:
+def cached_features(source: FeatureSource, size: Corner) -> FeaturesOf:
     """From the cache of a frozen base."""
 
     def of(case: PreparedCase, corner: Corner) -> Features:
-        view = cache_.open(View(case.key, corner, size), partial(cut, case.image, corner, size, 0.0))
+        view = source.open(View(case.key, corner, size), partial(cut, case.image, corner, size, 0.0))
         return view.read((0, 0, 0), size)
 
     return of

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from small_network import SIDE, config, network, prepared
 
 from ctune.continual import add_missing_heads
 from ctune.errors import FrozenChangedError, ModelError
-from ctune.model.features import FeatureCache, View
+from ctune.model.features import FeatureCache
 from ctune.model.freeze import fingerprint
 from ctune.model.network import Network
 from ctune.model.weights import head_to_bytes
@@ -157,23 +156,6 @@ def test_what_no_validation_case_annotates_ends_with_its_last_weights(tmp_path: 
 # The feature cache ----------------------------------------------------------------------------------------------------
 
 
-def image() -> np.ndarray:
-    return prepared(0, ("liver",)).image
-
-
-def test_cached_features_are_those_of_the_base_up_to_half_precision(tmp_path: Path) -> None:
-    net = network()
-    cache = FeatureCache(tmp_path, net.base, fingerprint(net.base), CPU)
-    view = cache.open(View("k", (0, 0, 0), (SIDE,) * 3), image)
-    with torch.inference_mode():
-        whole = net.base(torch.from_numpy(np.array(image()))[None, None])
-    wanted = whole.crop((slice(4, 12), slice(0, 8), slice(8, 16))).tensors()
-    got = view.read((4, 0, 8), (8, 8, 8)).tensors()
-    assert got.keys() == wanted.keys()
-    for name, tensor in wanted.items():
-        assert torch.equal(got[name], tensor.half().float()), name
-
-
 def test_the_base_makes_no_second_pass(tmp_path: Path) -> None:
     net, passes = network(), []
     net.base.register_forward_hook(lambda *_: passes.append(1))
@@ -181,19 +163,3 @@ def test_the_base_makes_no_second_pass(tmp_path: Path) -> None:
     first = len(passes)
     tune(net, ("liver", "spleen"), tmp_path)
     assert first == 2 and len(passes) == 2
-
-
-def test_a_damaged_entry_is_computed_again(tmp_path: Path) -> None:
-    net = network()
-    cache, view = FeatureCache(tmp_path, net.base, "f" * 64, CPU), View("k", (0, 0, 0), (SIDE,) * 3)
-    good = cache.open(view, image).read((0, 0, 0), (8, 8, 8)).map
-    cache.path(view).write_bytes(b"\x10" * 100)
-    assert torch.equal(cache.open(view, image).read((0, 0, 0), (8, 8, 8)).map, good)
-
-
-def test_another_base_has_entries_of_its_own(tmp_path: Path) -> None:
-    a, b = network(seed=0), network(seed=1)
-    caches = [FeatureCache(tmp_path, n.base, fingerprint(n.base), CPU) for n in (a, b)]
-    view = View("k", (0, 0, 0), (SIDE,) * 3)
-    maps = [c.open(view, image).read((0, 0, 0), (8, 8, 8)).map for c in caches]
-    assert not torch.equal(*maps)

@@ -1,38 +1,69 @@
-"""The frozen-feature cache: a frozen base gives the same features for the same window for ever, so compute them once.
+"""The features of a frozen base: the same window gives the same features for ever, so compute them once.
 
-A view is one window of one prepared case as the base sees it. Its features are kept as one safetensors file of float16
-tensors, named after what they depend on (base fingerprint, case and preprocessing, window), and read by memory map:
-a sub-patch touches only its own bytes. A file that cannot be read is computed again.
+A view is one window of one prepared case as the base sees it, as it is or turned and shifted in intensity. ``FeatureCache``
+keeps its features as float16 on disk (``model.feature_files``), and in memory or on the GPU where they fit.
+``LiveFeatures`` gives the same without keeping anything: a pass of the base each time, as the paper does it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from torch import Tensor
 
-from ctune.data.files import write_atomically
 from ctune.errors import ModelError
 from ctune.model.base import Base, Features
+from ctune.model.feature_files import FeatureFiles
 
 Corner = tuple[int, int, int]
+ReadImage = Callable[[], np.ndarray]
 
 
 @dataclass(frozen=True)
 class View:
-    """One window of one case. key: names the prepared case (CT, preprocessing); corner, size: voxels, network grid."""
+    """One window of one case. key: names the prepared case (CT, preprocessing); corner, size: voxels, network grid.
+
+    turns: quarter turns about the body's axis. shift: added to the intensity. Never a flip: left stays left.
+    """
 
     key: str
     corner: Corner
     size: Corner
+    turns: int = 0
+    shift: float = 0.0
+
+    def of_image(self, volume: np.ndarray) -> np.ndarray:
+        """What the base sees of (X, Y, Z) float32."""
+        return self._turned(cut(volume, self.corner, self.size, 0.0)) + np.float32(self.shift)
+
+    def of_labels(self, mask: np.ndarray, fill: int) -> np.ndarray:
+        """The labels of the same voxels, uint8; beyond the volume `fill`."""
+        return self._turned(cut(mask, self.corner, self.size, fill))
+
+    def _turned(self, window: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(np.rot90(window, self.turns, axes=(0, 1))) if self.turns else window
+
+
+def augmented(plain: View, number: int, seed: int, shift: float) -> View:
+    """View `number` of a window: 0 is as it is; the others are turned, and shifted by up to `shift`, by seed and case.
+
+    The published augmentation, drawn once. A window that is not square in the axial plane is not turned.
+    """
+    if number == 0:
+        return plain
+    about = json.dumps([seed, number, plain.key, plain.corner, plain.size])
+    rng = np.random.default_rng(int.from_bytes(hashlib.sha256(about.encode()).digest()[:8], "big"))
+    turns = int(rng.integers(4)) if plain.size[0] == plain.size[1] else 0
+    return View(plain.key, plain.corner, plain.size, turns, float(np.float32(rng.uniform(-shift, shift))))
 
 
 def window_corners(shape: Corner, size: Corner, overlap: float) -> list[Corner]:
@@ -60,50 +91,14 @@ def cut(volume: np.ndarray, corner: Corner, size: Corner, fill: float) -> np.nda
     )
 
 
-class FeatureCache:
-    """Features of windows under one frozen base, computed on first use and kept in `folder`."""
-
-    def __init__(self, folder: Path, base: Base, base_fingerprint: str, device: torch.device) -> None:
-        self.folder, self.base, self.device = folder / base_fingerprint[:16], base, device
-        self.folder.mkdir(parents=True, exist_ok=True)
-
-    def path(self, view: View) -> Path:
-        """Where the features of a view lie."""
-        name = json.dumps([view.key, view.corner, view.size])
-        return self.folder / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.safetensors"
-
-    def open(self, view: View, image: Callable[[], np.ndarray]) -> CachedView:
-        """The features of a view; `image()` gives its window (X, Y, Z) float32 when they must be computed."""
-        path = self.path(view)
-        if path.exists():
-            try:
-                return CachedView(path, view.size)
-            except (SafetensorError, OSError):
-                path.unlink(missing_ok=True)
-        with torch.inference_mode():
-            window = torch.from_numpy(np.ascontiguousarray(image(), dtype=np.float32))[None, None]
-            features = self.base(window.to(self.device))
-        with write_atomically(path) as temporary:
-            save_file({k: v.half().cpu().contiguous() for k, v in features.tensors().items()}, temporary)
-        return CachedView(path, view.size)
+# The features of one window -------------------------------------------------------------------------------------------
 
 
-class CachedView:
-    """The features of one window on disk, read in sub-patches."""
+class WindowFeatures:
+    """The features of one window, read in sub-patches. stride: voxels to one voxel of the coarsest features, by axis."""
 
-    def __init__(self, path: Path, size: Corner) -> None:
-        self.size = size
-        opened: Any = safe_open
-        self._file = opened(path, framework="pt")
-        self._names = sorted(self._file.keys())
-
-    @property
-    def stride(self) -> Corner:
-        """Voxels of the window to one voxel of the coarsest features, along each axis."""
-        shapes = [self._file.get_slice(name).get_shape() for name in self._names]
-        spatial = [s[2:] for s in shapes if len(s) == 5]
-        x, y, z = (max(whole // s[axis] for s in spatial) for axis, whole in enumerate(self.size))
-        return x, y, z
+    def __init__(self, size: Corner, stride: Corner) -> None:
+        self.size, self.stride = size, stride
 
     def aligned(self, corner: Sequence[int] | np.ndarray, size: Corner) -> Corner:
         """The corner nearest to `corner` that the stride allows, with the sub-patch inside the window.
@@ -129,10 +124,25 @@ class CachedView:
 
         Both must be multiples of the base's stride. Features without a spatial extent come whole.
         """
+        raise NotImplementedError
+
+
+class KeptFeatures(WindowFeatures):
+    """Features that were computed before: float16 tensors or slices of a file, by name."""
+
+    def __init__(self, parts: Mapping[str, Any], size: Corner, file: Any = None) -> None:
+        self._parts, self._file = parts, file
+        self._shapes = {
+            n: tuple(p.shape if isinstance(p, Tensor) else p.get_shape()) for n, p in parts.items()
+        }
+        spatial = [shape[2:] for shape in self._shapes.values() if len(shape) == 5]
+        x, y, z = (max(whole // s[axis] for s in spatial) for axis, whole in enumerate(size))
+        super().__init__(size, (x, y, z))
+
+    def read(self, corner: Corner, size: Corner) -> Features:
         out = {}
-        for name in self._names:
-            part = self._file.get_slice(name)
-            shape = part.get_shape()
+        for name, part in self._parts.items():
+            shape = self._shapes[name]
             if len(shape) == 5:
                 steps = [whole // n for whole, n in zip(self.size, shape[2:], strict=True)]
                 x, y, z = (
@@ -144,7 +154,118 @@ class CachedView:
         return Features.of(out)
 
 
+class PassedFeatures(WindowFeatures):
+    """Features that a pass of the base gives, a new one at each reading. half: rounded as the cache rounds them."""
+
+    def __init__(
+        self, base: Base, view: View, image: ReadImage, device: torch.device, half: bool = False
+    ) -> None:
+        super().__init__(view.size, (base.stride,) * 3)
+        self._base, self._image, self._device, self._half = base, image, device, half
+
+    def read(self, corner: Corner, size: Corner) -> Features:
+        whole = run_base(self._base, self._image(), self._device)
+        part = whole.crop([slice(c, c + s) for c, s in zip(corner, size, strict=True)])
+        return part.apply(lambda t: t.half().float()) if self._half else part
+
+
+def run_base(base: Base, window: np.ndarray, device: torch.device) -> Features:
+    """One pass of the base over a window (X, Y, Z) float32, without gradients."""
+    # no_grad, not inference_mode: what a head multiplies its weights with must be usable in its backward pass.
+    with torch.no_grad():
+        batch = torch.from_numpy(np.ascontiguousarray(window, dtype=np.float32))[None, None]
+        features: Features = base(batch.to(device))
+    return features
+
+
 def stack(features: Sequence[Features]) -> Features:
     """One batch of several single features of the same size."""
     parts = [f.tensors() for f in features]
     return Features.of({name: torch.cat([p[name] for p in parts]) for name in parts[0]})
+
+
+# Where features come from ---------------------------------------------------------------------------------------------
+
+
+class FeatureSource(Protocol):
+    """Gives the features of views under one frozen base."""
+
+    def open(self, view: View, image: ReadImage) -> WindowFeatures:
+        """The features of a view; `image()` gives what the base sees, (X, Y, Z) float32, when it must run."""
+        ...
+
+
+class LiveFeatures:
+    """Nothing is kept: each reading is a pass of the base, in float32."""
+
+    def __init__(self, base: Base, device: torch.device) -> None:
+        self.base, self.device = base, device
+
+    def open(self, view: View, image: ReadImage) -> WindowFeatures:
+        """See ``FeatureSource``."""
+        return PassedFeatures(self.base, view, image, self.device)
+
+
+class FeatureCache:
+    """Features of windows under one frozen base, computed on first use and kept below `folder`.
+
+    limit_gb: bound on all files below `folder`, those of other bases too (10^9 bytes); the least recently used go first. A
+    window that finds no room beside those that are open is computed again at each reading, rounded as if it were kept.
+    memory_gb: how much is also held in memory, or on the GPU, as float16; None takes what ``memory_bound`` says.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        base: Base,
+        base_fingerprint: str,
+        device: torch.device,
+        *,
+        limit_gb: float = 20.0,
+        memory_gb: float | None = None,
+    ) -> None:
+        self.files = FeatureFiles(folder, base_fingerprint[:16], int(limit_gb * 1e9))
+        self.base, self.device, self._lock = base, device, threading.Lock()
+        self._room = memory_bound(device) if memory_gb is None else int(memory_gb * 1e9)
+        self._opened: dict[View, WindowFeatures] = {}
+
+    def path(self, view: View) -> Path:
+        """Where the features of a view lie."""
+        name = json.dumps([view.key, view.corner, view.size, view.turns, view.shift])
+        return self.files.folder / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.safetensors"
+
+    def open(self, view: View, image: ReadImage) -> WindowFeatures:
+        """See ``FeatureSource``. A file is checked against its checksum when it is opened first, and made again if damaged."""
+        with self._lock:
+            if view not in self._opened:
+                self._opened[view] = self._open(view, image)
+            return self._opened[view]
+
+    def _open(self, view: View, image: ReadImage) -> WindowFeatures:
+        path = self.path(view)
+        if not self.files.use(path):
+            features = run_base(self.base, image(), self.device)
+            tensors = {k: v.half().cpu().contiguous() for k, v in features.tensors().items()}
+            if not self.files.keep(path, tensors):
+                return PassedFeatures(self.base, view, image, self.device, half=True)
+        try:
+            return self._kept(path, view.size)
+        except (OSError, SafetensorError):  # another process has just evicted it
+            return PassedFeatures(self.base, view, image, self.device, half=True)
+
+    def _kept(self, path: Path, size: Corner) -> KeptFeatures:
+        opened: Any = safe_open
+        file, nbytes = opened(path, framework="pt"), path.stat().st_size
+        names = sorted(file.keys())
+        if nbytes <= self._room:
+            self._room -= nbytes
+            return KeptFeatures({n: file.get_tensor(n).to(self.device) for n in names}, size)
+        return KeptFeatures({n: file.get_slice(n) for n in names}, size, file)
+
+
+def memory_bound(device: torch.device) -> int:
+    """Bytes of features that are held in memory: half of what is free on a GPU, nothing on a CPU."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free // 2
+    return 0
