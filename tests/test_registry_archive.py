@@ -1,0 +1,188 @@
+"""Archives and mirrors: one file or folder to carry a model, and what a hostile one may not do."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import small_registry as small
+
+from registry import Registry
+from registry.archive import MANIFEST, export, import_archive
+from registry.errors import ArchiveError, ExistsError, IntegrityError, RegistryError, WeightsError
+from registry.mirror import pull, push
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Registry:
+    registry = Registry.open(tmp_path / "here")
+    small.rounds(registry)
+    return registry
+
+
+@pytest.fixture
+def there(tmp_path: Path) -> Registry:
+    return Registry.open(tmp_path / "there")
+
+
+@pytest.fixture
+def archive(here: Registry, tmp_path: Path) -> Path:
+    export(here, "abdomen:3", tmp_path / "model.ctune")
+    return tmp_path / "model.ctune"
+
+
+def empty(registry: Registry) -> bool:
+    return not registry.versions() and not list(registry.store.digests())
+
+
+def rewrite(
+    archive: Path, change: Callable[[str, bytes], bytes | None], *extra: tuple[tarfile.TarInfo, bytes]
+) -> None:
+    """The archive with members changed (None leaves one out), and `extra` ones at its end."""
+    with tarfile.open(archive) as file:
+        members = [(m.name, file.extractfile(m).read()) for m in file]  # type: ignore[union-attr]
+    with tarfile.open(archive, "w") as file:
+        for name, data in members:
+            new = change(name, data)
+            if new is not None:
+                header = tarfile.TarInfo(name)
+                header.size = len(new)
+                file.addfile(header, io.BytesIO(new))
+        for header, data in extra:
+            header.size = len(data)
+            file.addfile(header, io.BytesIO(data))
+
+
+def same(_: str, data: bytes) -> bytes:
+    return data
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
+    header = tarfile.TarInfo(name)
+    header.type, header.linkname = kind, link
+    return header
+
+
+def test_a_model_arrives_whole_and_a_second_time_adds_nothing(
+    here: Registry, there: Registry, archive: Path
+) -> None:
+    first = import_archive(there, archive, actor="ada")
+    assert (first.name, first.version) == ("abdomen", 3)
+    assert there.resolve("abdomen:3") == here.resolve("abdomen:3")
+    assert there.load("abdomen:3").head_weights("aorta") == here.load("abdomen:3").head_weights("aorta")
+    second = import_archive(there, archive, actor="ada")
+    assert (second.records, second.blobs, second.bytes) == (0, 0, 0)
+    assert there.verify().clean
+
+
+@pytest.mark.parametrize(
+    ("header", "why"),
+    [
+        (member("/etc/passwd"), "not one of ours"),
+        (member("../../x"), "not one of ours"),
+        (member("sha256/../../../x"), "not one of ours"),
+        (member("sha256/" + "a" * 64, tarfile.SYMTYPE, "/etc/passwd"), "a link"),
+        (member("sha256/" + "a" * 64, tarfile.LNKTYPE, MANIFEST), "a link"),
+        (member("sha256/" + "a" * 64, tarfile.FIFOTYPE), "no plain file"),
+        (member("sha256/" + "a" * 64, tarfile.CHRTYPE), "no plain file"),
+        (member(MANIFEST), "there twice"),
+        (member("sha256/" + "A" * 64), "not one of ours"),
+    ],
+    ids=["absolute", "parent", "parent inside", "symbolic link", "hard link", "pipe", "device", "twice", "capitals"],
+)  # fmt: skip
+def test_a_hostile_member_is_refused_before_anything_is_written(
+    there: Registry, archive: Path, tmp_path: Path, header: tarfile.TarInfo, why: str
+) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    rewrite(archive, same, (header, b""))
+    with pytest.raises(ArchiveError, match=why) as caught:
+        import_archive(there, archive, actor="ada")
+    assert "nothing was taken in" in str(caught.value)
+    assert empty(there) and sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_pickle_in_the_place_of_weights_is_never_loaded(here: Registry, tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self) -> tuple[Callable[..., object], tuple[str]]:
+            return (Path.touch, (tmp_path / "exploded",))  # type: ignore[return-value]
+
+    with pytest.raises(WeightsError, match="safetensors"):
+        bomb = here.put(pickle.dumps(Bomb()))
+        record = here.load("abdomen:1").heads["aorta"]
+        here.register(record.model_copy(update={"weights": bomb}))
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_one_flipped_bit_is_found_and_no_version_appears(there: Registry, archive: Path) -> None:
+    def flip(name: str, data: bytes) -> bytes:
+        return data[:-1] + bytes([data[-1] ^ 1]) if len(data) > 4000 and name != MANIFEST else data
+
+    rewrite(archive, flip)
+    with pytest.raises((IntegrityError, ArchiveError)):
+        import_archive(there, archive, actor="ada")
+    assert not there.versions() and there.verify().clean
+
+
+def test_a_missing_member_is_named(there: Registry, archive: Path, here: Registry) -> None:
+    blob = here.load("abdomen:3").heads["aorta"].weights
+    rewrite(archive, lambda name, data: None if name.endswith(blob) else data)
+    with pytest.raises(ArchiveError, match=f"expected sha256:{blob[:12]} in .*its manifest lists it"):
+        import_archive(there, archive, actor="ada")
+    assert not there.versions()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.5])
+def test_a_truncated_archive_is_refused(there: Registry, archive: Path, share: float) -> None:
+    whole = archive.read_bytes()
+    archive.write_bytes(whole[: int(len(whole) * share) // 512 * 512 + 7])
+    with pytest.raises(RegistryError):
+        import_archive(there, archive, actor="ada")
+    assert not there.versions() and there.verify().clean
+
+
+def test_a_version_that_is_another_model_here_is_never_replaced(there: Registry, archive: Path) -> None:
+    base = small.base(there, seed=3)
+    for seed in (1, 2, 3):
+        there.add_version(
+            "abdomen", small.model(there, base, {"liver": small.head(there, base, "liver", seed)})
+        )
+    before = there.resolve("abdomen:3")
+    with pytest.raises(ExistsError, match="abdomen:3"):
+        import_archive(there, archive, actor="ada")
+    assert there.resolve("abdomen:3") == before
+    assert import_archive(there, archive, actor="ada", rename="theirs").name == "theirs"
+
+
+def test_only_what_is_missing_travels_to_a_mirror(here: Registry, there: Registry, tmp_path: Path) -> None:
+    mirror = tmp_path / "mirror"
+    first = push(here, mirror, ["abdomen:1"])[0]
+    assert first.blobs == 4
+    second = push(here, mirror, ["abdomen:2"])[0]
+    assert (second.blobs, second.records) == (1, 2)
+    assert push(here, mirror, ["abdomen:2"])[0].bytes == 0
+    pull(there, mirror, actor="ada")
+    assert [str(version) for version in there.versions()] == ["abdomen:1", "abdomen:2"]
+    assert there.verify().clean
+
+
+def test_a_mirror_that_holds_another_model_under_the_version_is_left_alone(
+    here: Registry, tmp_path: Path
+) -> None:
+    mirror, stranger = tmp_path / "mirror", Registry.open(tmp_path / "stranger")
+    base = small.base(stranger, seed=3)
+    stranger.add_version(
+        "abdomen", small.model(stranger, base, {"liver": small.head(stranger, base, "liver", 8)})
+    )
+    push(stranger, mirror)
+    with pytest.raises(ExistsError, match="it is another model there; a version never changes"):
+        push(here, mirror, ["abdomen:1"])
+    arrived = Registry.open(tmp_path / "arrived")
+    pull(arrived, mirror, actor="ada")
+    assert arrived.resolve("abdomen:1") == stranger.resolve("abdomen:1")
+    with pytest.raises(ExistsError):
+        pull(here, mirror, actor="ada")
+    assert here.resolve("abdomen:1") != stranger.resolve("abdomen:1")
