@@ -129,6 +129,8 @@ class Tuning(Optimisation):
     data: Literal["hybrid", "revised-only", "full"] = "hybrid"
     """Of what it learns: merged labels of the revised cases, their revised masks alone, or what people judged in the
     whole pool."""
+    reuse: float = Field(0.0, ge=0, le=1)
+    """Share of the cases annotated earlier that train again beside these, most important first; of no matter for full."""
     head: Literal["keep", "text", "pyramid"] = "keep"
     """Kind of the tuned heads; keep: what a class has, and heads.new_kind for a class without a head."""
     start: Literal["model", "scratch"] = "model"
@@ -137,6 +139,10 @@ class Tuning(Optimisation):
     """What a class counts as where nobody annotated it. background is wrong on purpose: it makes a model forget."""
     views: int = Field(1, ge=1)
     """Views of each window that heads learn from: as it is, and so many less one that are turned and shifted."""
+    hard_share: float = Field(0.0, ge=0, le=1)
+    """Of the sub-patches that are not around the organ, the share around what the head mistakes for it."""
+    mine_every: int = Field(2, ge=1)
+    """Epochs between two looks at all windows for such mistakes."""
     cache_gb: float = Field(20.0, ge=0)
     """Bound on the kept features of all bases, in 10^9 bytes; 0 keeps none: the base runs in every step."""
     cache_memory_gb: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto"

@@ -145,6 +145,31 @@ def test_memory_follows_a_slab() -> None:
     assert max(held) <= 32
 
 
+def test_a_batch_that_does_not_fit_is_halved() -> None:
+    tried: list[int] = []
+
+    def small(windows: np.ndarray) -> np.ndarray:
+        tried.append(len(windows))
+        if len(windows) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        with torch.inference_mode():
+            return np.asarray(NET(torch.from_numpy(windows)))
+
+    case = noise((72, 16, 16))
+    made = config(inference={"patch_size": (16, 16, 16), "overlap": 0.25, "windows_per_batch": 3})
+    ready = make_ready(lambda: case, made, Clock())
+    runtimes = (ArrayRuntime(small, NET.classes), TorchRuntime(NET, None, made.inference))
+    one, other = (
+        [b.values for b in predicted_blocks(r, ready, made.inference, above=0.0, clock=Clock())]
+        for r in runtimes
+    )
+    assert tried == [3, 2, 2, 2], "six windows: three at once do not fit, two do"
+    assert all(
+        a is not None and b is not None and torch.allclose(a, b, atol=1e-6)
+        for a, b in zip(one, other, strict=True)
+    )
+
+
 def test_another_runtime_is_one_function_of_windows() -> None:
     case, made = noise((20, 16, 16)), config()
 

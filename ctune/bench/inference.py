@@ -8,6 +8,7 @@ too, wall seconds measure the neighbours. Stages are compared on one thread, by 
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -132,6 +133,8 @@ def one(
     pipeline: str, ct: Path, network: Path, classes: Sequence[str], config: Config, threads: int, out: Path
 ) -> dict[str, Any]:
     """Run one pipeline in a process of its own; the answer of ``pipelines.work``."""
+    # What an interrupted run left would be found finished, in no time.
+    shutil.rmtree(out, ignore_errors=True)
     job = out.with_suffix(".json")
     write_json(
         job,

@@ -11,7 +11,7 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -36,9 +36,8 @@ def work(job: str) -> None:
     torch.set_num_threads(asked["threads"])
     config = Config.model_validate(asked["config"])
     network = load_network(Path(asked["network"]), asked["classes"], config)
-    made = {"ctune": _ctune, "monai": _monai}[asked["pipeline"]]
     clock = Clock()
-    pipeline = made(config, network, Path(asked["out"]), clock)
+    pipeline = PIPELINES[asked["pipeline"]](config, network, Path(asked["out"]), clock)
     before, used, begun = _peak_mb(), time.process_time(), time.perf_counter()
     pipeline(Path(asked["ct"]))
     answer = {
@@ -156,6 +155,13 @@ def _transforms(config: Config, out: Path) -> tuple[Any, Any, Any, Any]:
         ]
     )
     return load, prepare, invert, save
+
+
+PIPELINES: Mapping[str, Callable[[Config, Network, Path, Clock], Pipeline]] = {
+    "ctune": _ctune,
+    "monai": _monai,
+}
+"""{name: what loads libraries, and gives the pipeline that writes to a folder and keeps its stages on a clock}."""
 
 
 def _peak_mb() -> float:

@@ -61,16 +61,22 @@ class Slabs:
         while self._final < stop:
             at, corners = next(self._layers)
             self._make_room(min(first, at), at + self._layout.size[self._axis])
-            for begin in range(0, len(corners), self._batch):
-                self._run(corners[begin : begin + self._batch], at)
+            while corners:
+                batch = corners[: self._batch]
+                if self._run(batch, at):
+                    corners = corners[len(batch) :]
             self._final = self._next_layer(at)
         self._finish(stop)
-        inside = [
-            slice(b, b + n)
-            for a, (b, n) in enumerate(zip(self._layout.before, self._layout.shape, strict=True))
-            if a != self._axis
-        ]
-        return self._sums[:, first - self._start : stop - self._start, inside[0], inside[1]]
+        return self._inside(self._sums)[:, first - self._start : stop - self._start]
+
+    def _inside(self, planes: Tensor) -> Tensor:
+        """(..., A, B) without the zeros around the volume."""
+        a, b = (
+            slice(before, before + n)
+            for axis, (before, n) in enumerate(zip(self._layout.before, self._layout.shape, strict=True))
+            if axis != self._axis
+        )
+        return planes[..., a, b]
 
     def _in_order(self) -> Iterator[tuple[int, list[tuple[int, int, int]]]]:
         """(first plane in reading order, held windows) of each layer of windows, in reading order."""
@@ -104,27 +110,48 @@ class Slabs:
         shape = [planes if a == self._axis else n for a, n in enumerate(self._layout.padded)]
         return torch.zeros((channels, *shape), device=self._runtime.device).movedim(1 + self._axis, 1)
 
-    def _run(self, corners: list[tuple[int, int, int]], at: int) -> None:
-        """Run a batch of windows of one layer, and add their weighted logits."""
-        size, axis, clock = self._layout.size, self._axis, self._clock
-        boxes = [tuple(slice(c, c + s) for c, s in zip(corner, size, strict=True)) for corner in corners]
-        windows = torch.stack([self._image[box] for box in boxes])[:, None].to(self._runtime.device)
-        if self._flip is not None:
-            windows = windows.flip(2 + self._flip)
-        planes = slice(at - self._start, at - self._start + size[axis])
-        places = [(planes, *(part for a, part in enumerate(box) if a != axis)) for box in boxes]
-        weight = self._turned(self._weight)
-        found = iter(self._runtime.logits(windows))
+    def _run(self, corners: list[tuple[int, int, int]], at: int) -> bool:
+        """Run a batch of windows of one layer, and add their weighted logits; False when they do not fit into memory.
+
+        Then nothing was added, and batches are half as large from now on.
+        """
+        boxes = [
+            tuple(slice(c, c + s) for c, s in zip(corner, self._layout.size, strict=True))
+            for corner in corners
+        ]
+        found = iter(self._runtime.logits(self._windows(boxes)))
+        try:
+            with self._clock("network"):
+                logits = next(found, None)
+        except torch.OutOfMemoryError:
+            if len(corners) == 1:
+                raise
+            self._batch = -(-len(corners) // 2)
+            return False
+        weight, places = self._turned(self._weight), [self._place(box, at) for box in boxes]
         for sums in self._sums:
-            with clock("network"):
-                logits = next(found)
-            with clock("accumulate"):
+            assert logits is not None
+            with self._clock("accumulate"):
                 if self._flip is not None:
                     logits = logits.flip(1 + self._flip)
                 for place, window in zip(places, logits, strict=True):
                     sums[place].addcmul_(self._turned(window), weight)
+            with self._clock("network"):
+                logits = next(found, None)
         for place in places:
             self._weights[place] += weight
+        return True
+
+    def _windows(self, boxes: list[tuple[slice, ...]]) -> Tensor:
+        """(N, 1, x, y, z) on the runtime's device, mirrored where the network is to see them so."""
+        windows = torch.stack([self._image[box] for box in boxes])[:, None].to(self._runtime.device)
+        return windows if self._flip is None else windows.flip(2 + self._flip)
+
+    def _place(self, box: tuple[slice, ...], at: int) -> tuple[slice, ...]:
+        """Where a window of the layer that begins with plane `at` lies in the sums."""
+        first = at - self._start
+        across = [part for axis, part in enumerate(box) if axis != self._axis]
+        return (slice(first, first + self._layout.size[self._axis]), *across)
 
     def _turned(self, window: Tensor) -> Tensor:
         """(x, y, z) -> `axis` first, in reading order."""
@@ -136,9 +163,15 @@ class Slabs:
         fresh = slice(self._ready - self._start, stop - self._start)
         if self._ready >= stop:
             return
-        with self._clock("accumulate"):
-            weights = self._weights[fresh]
-            outside = weights == 0
-            for sums in self._sums:
-                sums[fresh].div_(weights).sigmoid_().masked_fill_(outside, 0.0)
+        weights = self._inside(self._weights[fresh])
+        outside = weights == 0
+        some = bool(outside.any())
+        for sums in self._inside(self._sums[:, fresh]):
+            with self._clock("accumulate"):
+                sums.div_(weights)
+            # What follows the mean of logits is the way back, here as in a pipeline of transforms.
+            with self._clock("invert"):
+                sums.sigmoid_()
+                if some:
+                    sums.masked_fill_(outside, 0.0)
         self._ready = stop
