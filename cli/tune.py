@@ -51,6 +51,15 @@ def tune(
             help="masked, or background, which teaches that what nobody annotated is not there: it forgets.",
         ),
     ] = None,
+    reuse: Annotated[
+        float | None,
+        typer.Option(
+            "--reuse",
+            min=0,
+            max=1,
+            help="Share of the cases annotated earlier that train again, such as 0.1; tune.reuse by default.",
+        ),
+    ] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="tune.epochs by default.")] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Register heads that are worse than those they replace.")
@@ -69,7 +78,14 @@ def tune(
     from ctune.strategy import FORGETFUL
     from ctune.validate import refusal
 
-    wanted = {"data": data, "trainable": trainable, "head": head, "unlabelled": unlabelled, "epochs": epochs}
+    wanted = {
+        "data": data,
+        "trainable": trainable,
+        "head": head,
+        "unlabelled": unlabelled,
+        "reuse": reuse,
+        "epochs": epochs,
+    }
     changes: dict[str, Any] = {key: value for key, value in wanted.items() if value is not None}
     found = adjusted(find_project(project), "tune", changes | ({"start": "scratch"} if from_scratch else {}))
     if found.config.tune.unlabelled == "background":

@@ -25,6 +25,7 @@ from ctune.model.network import Network
 from ctune.outcome import compose, write_record, write_weights
 from ctune.predict import masks_of, predict_case
 from ctune.project import Project
+from ctune.replay import earlier_cases, replay_cases, round_scores
 from ctune.strategy import JUDGED, only, training_cases, training_data
 from ctune.train import settle, train
 from ctune.tune import Proof, TuneResult, feature_source, prove_unmoved, snapshot, tune_heads
@@ -103,7 +104,11 @@ def _material(
     trained = tuple(dict.fromkeys([*known, *classes]))
     if settings.data == "hybrid" and not alone:
         predict_missing(project, model, training_cases(project, classes, settings))
-    cases, used = training_data(project, classes, trained, settings)
+    replayed: list[str] = []
+    if settings.reuse:
+        earlier = earlier_cases(project, trained, training_cases(project, classes, settings))
+        replayed = replay_cases(earlier, round_scores(project), settings.reuse, seed)
+    cases, used = training_data(project, classes, trained, settings, replayed)
     for name in classes:
         if not used[name]:
             raise ModelError(

@@ -69,16 +69,23 @@ def only(labels: HybridAnnotation, classes: Collection[str]) -> HybridAnnotation
 
 
 def training_data(
-    project: Project, classes: Sequence[str], trained: Sequence[str], settings: Tuning
+    project: Project,
+    classes: Sequence[str],
+    trained: Sequence[str],
+    settings: Tuning,
+    replayed: Sequence[str] = (),
 ) -> tuple[list[PreparedCase], dict[str, list[AnnotationRecord]]]:
     """The cases with the labels that train, in the network's space, and {class: the annotations behind them}.
 
     A class without an annotation has no label in a case; only ``unlabelled = "background"`` gives it an empty mask. A
-    case that says nothing of `trained` is left out. One case is in memory at a time.
+    case that says nothing of `trained` is left out. Cases in `replayed` train too, with what people judged in them
+    (``replay``). One case is in memory at a time.
     """
     cases, used = list[PreparedCase](), {name: list[AnnotationRecord]() for name in trained}
-    for case_id in training_cases(project, classes, settings):
-        labels = labels_of(project, case_id, classes, trained, settings)
+    judged = settings.model_copy(update={"data": "full"})
+    chosen = [(case_id, settings) for case_id in training_cases(project, classes, settings)]
+    for case_id, rule in (*chosen, *((case_id, judged) for case_id in replayed)):
+        labels = labels_of(project, case_id, classes, trained, rule)
         if not labels.masks:
             continue
         masks = as_background(labels.masks, trained) if settings.unlabelled == "background" else labels.masks

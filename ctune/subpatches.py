@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -58,7 +58,12 @@ def feature_windows(
 
 
 class SubPatches:
-    """Draws batches of sub-patches of one class: around its voxels, and elsewhere for what it must not mistake."""
+    """Draws batches of sub-patches of one class: around its voxels, and elsewhere for what it must not mistake.
+
+    Windows that hold the class are drawn evenly, and voxels in them: an organ of 30 voxels in one case of twelve is in
+    ``settings.positive_share`` of the sub-patches, as a liver is. Of the others, ``settings.hard_share`` are centred on
+    what the head took for the class when ``mine`` looked last.
+    """
 
     def __init__(self, windows: Sequence[Window], name: str, settings: Tuning) -> None:
         if not windows:
@@ -66,12 +71,26 @@ class SubPatches:
                 f"expected at least one case with an annotation of {name}, got none; revise one first"
             )
         self.windows, self.name, self.settings = windows, name, settings
-        self.positive = [w for w in windows if len(w.foreground[name])]
+        self.positive = [(w, w.foreground[name]) for w in windows if len(w.foreground[name])]
+        self.mistaken: list[tuple[Window, np.ndarray]] = []
 
     @property
     def steps_per_epoch(self) -> int:
         cases = len({w.case_id for w in self.windows})
         return math.ceil(cases * self.settings.patches_per_case / self.settings.batch_size)
+
+    def mine(self, logits: Callable[[Features], torch.Tensor]) -> int:
+        """Remember where the head finds the class and an annotation says that it is not; the number of such windows.
+
+        logits: features of a window -> (1, 1, X, Y, Z), more than 0 where the head finds the class.
+        """
+        self.mistaken = []
+        for window in self.windows:
+            found = logits(window.view.read((0, 0, 0), window.view.size))[0, 0].cpu().numpy() > 0
+            wrong = foreground((found & (window.labels[self.name] == 0)).astype(np.uint8))
+            if len(wrong):
+                self.mistaken.append((window, wrong))
+        return len(self.mistaken)
 
     def draw(self, rng: np.random.Generator) -> tuple[Features, torch.Tensor]:
         """(features of N sub-patches, target (N, 1, X, Y, Z) uint8)."""
@@ -80,16 +99,23 @@ class SubPatches:
 
     def _one(self, rng: np.random.Generator) -> tuple[Features, np.ndarray]:
         size = self.settings.patch_size
-        positive = bool(self.positive) and rng.random() < self.settings.positive_share
-        among = self.positive if positive else self.windows
-        window = among[int(rng.integers(len(among)))]
-        if positive:
-            voxels = window.foreground[self.name]
-            # Off-centre by up to a quarter of the sub-patch: the organ is not always seen in the middle.
-            offset = rng.integers([-(s // 4) for s in size], [s // 4 + 1 for s in size])
-            centre = voxels[int(rng.integers(len(voxels)))] + offset
+        if self.positive and rng.random() < self.settings.positive_share:
+            window, centre = self._around(self.positive, rng)
+        elif self.mistaken and rng.random() < self.settings.hard_share:
+            window, centre = self._around(self.mistaken, rng)
         else:
+            window = self.windows[int(rng.integers(len(self.windows)))]
             centre = rng.integers(window.view.size)
         corner = window.view.aligned(centre - np.array(size) // 2, size)
         where = tuple(slice(c, c + s) for c, s in zip(corner, size, strict=True))
         return window.view.read(corner, size), window.labels[self.name][where]
+
+    def _around(
+        self, among: Sequence[tuple[Window, np.ndarray]], rng: np.random.Generator
+    ) -> tuple[Window, np.ndarray]:
+        """A window and a voxel near one of its voxels, both drawn evenly."""
+        window, voxels = among[int(rng.integers(len(among)))]
+        # Off-centre by up to a quarter of the sub-patch: the organ is not always seen in the middle.
+        size = self.settings.patch_size
+        offset = rng.integers([-(s // 4) for s in size], [s // 4 + 1 for s in size])
+        return window, voxels[int(rng.integers(len(voxels)))] + offset

@@ -21,6 +21,7 @@ from ctune.config import Tuning
 from ctune.data.prepared import PreparedCase
 from ctune.errors import FrozenChangedError
 from ctune.losses import masked_dice_bce
+from ctune.model.base import Features
 from ctune.model.features import Corner, FeatureCache, FeatureSource, LiveFeatures
 from ctune.model.freeze import fingerprint, tune_only
 from ctune.model.network import Network
@@ -169,14 +170,19 @@ def _tune_one(
     rng = np.random.default_rng([seed, int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")])
     optimiser = make_optimiser(network.head(name).parameters(), settings)
     losses: list[float] = []
+
+    def logits(features: Features) -> torch.Tensor:
+        return network.logits(features.apply(lambda t: t.to(device)), (name,))
+
     for epoch in range(settings.epochs):
+        if settings.hard_share and epoch and epoch % settings.mine_every == 0:
+            with torch.no_grad():
+                pool.mine(logits)
         total = 0.0
         for step in range(pool.steps_per_epoch):
             set_learning_rate(optimiser, settings, epoch * pool.steps_per_epoch + step, pool.steps_per_epoch)
             features, target = pool.draw(rng)
-            loss = masked_dice_bce(
-                network.logits(features.apply(lambda t: t.to(device)), (name,)), target.to(device)
-            )
+            loss = masked_dice_bce(logits(features), target.to(device))
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()

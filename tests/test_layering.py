@@ -25,6 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "ctune.foundation",
         "ctune.continual",
         "ctune.strategy",
+        "ctune.replay",
         "ctune.outcome",
         "ctune.recompose",
         "ctune.validate",
@@ -44,7 +45,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "ctune.revise",
     ),
     ("ctune.round",),
-    ("ctune.report", "ctune.demo", "ctune.bench"),
+    ("ctune.report", "ctune.demo", "ctune.bench", "ctune.review"),
 )
 """The words, what handles values and files, the verbs, the round, what looks at rounds."""
 
