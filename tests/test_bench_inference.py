@@ -1,0 +1,83 @@
+"""The benchmark of inference: its processes answer, its figures are what they say, its promises are gates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from small_network import GRID, config, network, volume
+
+from ctune.bench.catalogue import Preset
+from ctune.bench.inference import STAGES, agreement, gates, one, summary
+from ctune.bench.pipelines import load_network, save_network
+from ctune.classes import NINE_ORGANS
+from ctune.data.nifti import write_mask, write_volume
+from ctune.errors import GateError
+from ctune.types import Grid
+
+
+def test_a_process_answers_with_stages_and_its_own_peak(tmp_path: Path) -> None:
+    write_volume(tmp_path / "ct.nii.gz", volume(0)[0], GRID)
+    save_network(network(), tmp_path / "network")
+    held = np.ones(2**28, dtype=np.uint8)  # 256 MiB here are no part of the other process's peak
+    answer = one(
+        "ctune", tmp_path / "ct.nii.gz", tmp_path / "network", ["liver"], config(), 1, tmp_path / "out"
+    )
+    assert held[-1] and set(STAGES) <= set(answer["stages"]) and answer["peak_mb"] >= answer["loaded_mb"]
+    assert (tmp_path / "out" / "ct" / "liver.nii.gz").exists()
+    stamp = (tmp_path / "out" / "ct" / "liver.nii.gz").stat().st_mtime_ns
+    one("ctune", tmp_path / "ct.nii.gz", tmp_path / "network", ["liver"], config(), 1, tmp_path / "out")
+    assert (tmp_path / "out" / "ct" / "liver.nii.gz").stat().st_mtime_ns != stamp, (
+        "what is there is not found done"
+    )
+
+
+def test_classes_beyond_those_trained_get_a_copy_of_a_head(tmp_path: Path) -> None:
+    save_network(network(), tmp_path)
+    loaded = load_network(tmp_path, ["liver", "spleen", "class_0"], config())
+    assert loaded.classes == ("liver", "spleen", "class_0")
+
+
+def test_agreement_is_dice_by_class(tmp_path: Path) -> None:
+    import nibabel as nib
+
+    grid, stack = Grid((4, 4, 4), np.eye(4)), np.zeros((4, 4, 4, 9), dtype=np.uint8)
+    stack[:2, :, :, 0] = 1
+    (tmp_path / "monai").mkdir()
+    nib.save(nib.Nifti1Image(stack, np.eye(4)), tmp_path / "monai" / "ct_trans.nii.gz")
+    for k, name in enumerate(NINE_ORGANS):
+        mask = np.zeros((4, 4, 4), dtype=np.uint8)
+        mask[:1] = k == 0
+        write_mask(tmp_path / "ctune" / "ct" / f"{name}.nii.gz", mask, grid)
+    found = agreement(tmp_path)
+    assert found[NINE_ORGANS[0]] == pytest.approx(2 * 16 / 48, abs=1e-4) and found[NINE_ORGANS[1]] is None
+
+
+def test_promises_are_gates_on_a_whole_ct() -> None:
+    def answer(seconds: float, peak: float) -> dict[str, Any]:
+        return {
+            "seconds": seconds,
+            "processor_seconds": seconds,
+            "peak_mb": peak,
+            "processor_stages": {"read": 1.0},
+        }
+
+    def pair(factor: float) -> dict[str, Any]:
+        ours, theirs = answer(1, 100), answer(factor, 400)
+        return {"ctune": ours, "monai": theirs, "ctune, one thread": ours, "monai, one thread": theirs}
+
+    found = {"seed 0": pair(2), "seed 1": pair(4), "seed 2": pair(5)}
+    found["tall"] = {"9": answer(1, 1000), "32": answer(1, 1050)}
+    measures = summary(found)
+    assert (measures["speedup_over_monai"], measures["peak_memory_ratio_to_monai"]) == (4, 0.25)
+    assert (
+        measures["tall_peak_ratio_32_to_9_classes"] == 1.05 and measures["ctune_stage_seconds"]["read"] == 1.0
+    )
+    assert all(gate.passed for gate in gates(measures, Preset.CPU)) and gates(measures, Preset.SMOKE) == []
+    from ctune.bench.result import check_gates
+
+    slow = gates({**measures, "speedup_over_monai": 2.9}, Preset.CPU)
+    with pytest.raises(GateError, match=r"speedup_over_monai: expected at least 3, got 2\.9"):
+        check_gates(slow)
