@@ -162,4 +162,6 @@ def _line(state: RoundState) -> str:
         if state.next_arrow
         else f"over: sha256:{(state.model_out or '')[:12]}"
     )
-    return f"round {state.number} of {state.name}: {', '.join(state.classes)}; {where}"
+    kept = state.arrows["register"].summary.get("kept", []) if "register" in state.arrows else []
+    stayed = f"; kept the old head of {', '.join(kept)}" if kept else ""
+    return f"round {state.number} of {state.name}: {', '.join(state.classes)}; {where}{stayed}"

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 from small_network import GRID, config, project, volume
+from typer.testing import CliRunner
 
+from cli.main import app
 from ctune.compositions import load_model
 from ctune.config import from_mapping
 from ctune.continual import Tuning
@@ -189,19 +191,46 @@ def test_tuning_stops_when_nothing_gets_better(copy: Project) -> None:
     assert done.result.steps["liver"] == len(done.result.losses["liver"]) * 2
 
 
-def test_in_a_round_the_old_head_stays_and_the_rest_goes_on(copy: Project, tmp_path: Path) -> None:
-    truth = tmp_path / "expert"
+def wrong_truth(folder: Path) -> Path:
+    """What an expert would draw: the aorta as it is, the liver where none is."""
     for index in range(3):
         for name, mask in (("liver", wrong_liver()), ("aorta", volume(index)[1]["aorta"])):
-            write_mask(truth / f"case_{index}" / "segmentations" / f"{name}.nii.gz", mask, GRID)
+            write_mask(folder / f"case_{index}" / "segmentations" / f"{name}.nii.gz", mask, GRID)
+    return folder
+
+
+def test_in_a_round_the_old_head_stays_and_the_rest_goes_on(copy: Project, tmp_path: Path) -> None:
     before = load_model(copy.open_registry(), "small", CPU)
-    state = start(copy, name="small", model=before.digest, classes=["liver", "aorta"], truth=truth)
+    state = start(
+        copy,
+        name="small",
+        model=before.digest,
+        classes=["liver", "aorta"],
+        truth=wrong_truth(tmp_path / "expert"),
+    )
     assert state.next_arrow is None and rounds(copy)[0].arrows["tune"].summary["kept"] == ["liver"]
     assert state.arrows["tune"].summary["changes"]["liver"]["high"] < 0
     assert state.arrows["register"].summary["kept"] == ["liver"]
     after = load_model(copy.open_registry(), "small", CPU).record
     assert after.heads["liver"] == before.record.heads["liver"] and "aorta" in after.heads
     assert after.note == "round 1: liver, aorta; liver kept its old head"
+    shown = CliRunner().invoke(app, ["round", "status", "--project", str(copy.root)])
+    assert "; kept the old head of liver" in shown.stdout
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_round_that_keeps_all_gives_no_version_unless_forced(
+    copy: Project, tmp_path: Path, force: bool
+) -> None:
+    """The base moves too, so that the worse liver refuses the whole version."""
+    truth, before = wrong_truth(tmp_path / "expert"), load_model(copy.open_registry(), "small", CPU)
+    free = adjusted(copy, "tune", {"trainable": "all"})
+    state = start(
+        free, name="small", model=before.digest, classes=["liver", "aorta"], truth=truth, force=force
+    )
+    assert (state.model_out == before.digest) == (not force) and versions(copy) == 1 + force
+    assert set(state.arrows["register"].summary["kept"]) == (set() if force else {"liver", "spleen", "aorta"})
+    assert rounds(free)[0].force == force
 
 
 # What the record says -------------------------------------------------------------------------------------------------
