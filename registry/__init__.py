@@ -1,6 +1,5 @@
 """A versioned registry of models that are a base plus one head a class. A leaf: it knows neither torch nor ctune."""
 
-from registry.catalog import Name, Version
 from registry.records import (
     AnnotationUsed,
     BaseRecord,
@@ -10,6 +9,7 @@ from registry.records import (
     ModelRecord,
 )
 from registry.registry import Loaded, Registry
+from registry.rows import Name, Version
 from registry.verify import VerifyReport
 
 __all__ = [

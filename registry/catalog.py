@@ -7,8 +7,6 @@ something happens in one transaction with its event.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,55 +14,9 @@ import sqlalchemy as sa
 from registry.database import Database
 from registry.errors import ExistsError, NotFoundError, RegistryError
 from registry.records import EventRecord, canonical, digest_of
+from registry.rows import Name, Row, Snapshot, Version, as_bytes, now, read_row
 from registry.statements import ALIASED, NEWEST, NUMBERED, RECORD, STARTING
 from registry.tables import aliases, events, records, versions
-
-
-@dataclass(frozen=True)
-class Version:
-    """One version of a name; never changes."""
-
-    name: str
-    version: int
-    digest: str
-    created: str
-    note: str
-
-    def __str__(self) -> str:
-        return f"{self.name}:{self.version}"
-
-
-@dataclass(frozen=True)
-class Name:
-    """A name at a glance: its newest version, how many there are, {alias: version}."""
-
-    name: str
-    versions: int
-    latest: Version
-    aliases: Mapping[str, int]
-
-
-@dataclass(frozen=True)
-class Row:
-    """A record as it is kept: `body` is its canonical JSON."""
-
-    digest: str
-    kind: str
-    subject: str | None
-    body: bytes
-    measured: Mapping[str, Any]
-    created: str
-    renewed: str
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """Everything in the catalog at one moment; `events` are (digest, canonical JSON)."""
-
-    records: list[Row]
-    versions: list[Version]
-    aliases: Mapping[tuple[str, str], int]
-    events: list[tuple[str, bytes]]
 
 
 class Catalog:
@@ -77,11 +29,11 @@ class Catalog:
         """Everything, as it is at one moment."""
         with self.database.reading() as db:
             return Snapshot(
-                [_row(row) for row in db.execute(sa.select(records).order_by(records.c.created))],
+                [read_row(row) for row in db.execute(sa.select(records).order_by(records.c.created))],
                 [Version(*row) for row in db.execute(sa.select(versions))],
                 {(row.name, row.alias): row.version for row in db.execute(sa.select(aliases))},
                 [
-                    (row.digest, _bytes(row.body))
+                    (row.digest, as_bytes(row.body))
                     for row in db.execute(sa.select(events.c.digest, events.c.body).order_by(events.c.id))
                 ],
             )
@@ -101,7 +53,7 @@ class Catalog:
         """One record by its whole digest."""
         with self.database.reading() as db:
             row = db.execute(RECORD, {"digest": digest}).first()
-        return None if row is None else _row(row)
+        return None if row is None else read_row(row)
 
     def records(self, kind: str | None = None, subject: str | None = None) -> list[Row]:
         """All records (of a kind, about a subject), oldest first."""
@@ -111,7 +63,7 @@ class Catalog:
         if subject is not None:
             query = query.where(records.c.subject == subject)
         with self.database.reading() as db:
-            return [_row(row) for row in db.execute(query)]
+            return [read_row(row) for row in db.execute(query)]
 
     def starting_with(self, prefix: str) -> list[str]:
         """Digests of records that begin with `prefix`, five at most."""
@@ -251,16 +203,11 @@ class Catalog:
         if name is not None:
             query = query.where(events.c.name == name)
         with self.database.reading() as db:
-            return [(row.digest, _bytes(row.body)) for row in db.execute(query)]
+            return [(row.digest, as_bytes(row.body)) for row in db.execute(query)]
 
     def events(self, name: str | None = None) -> list[EventRecord]:
         """Everything that happened (to a name), oldest first."""
         return [EventRecord.model_validate_json(body) for _, body in self.event_bodies(name)]
-
-
-def now() -> str:
-    """The time in UTC, as it is stored: sorts as text."""
-    return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 def _add(db: sa.Connection, row: Row) -> bool:
@@ -297,13 +244,3 @@ def _log(db: sa.Connection, actor: str, action: str, name: str, details: Mapping
     )
     body = canonical(event)
     db.execute(events.insert().values(name=name, body=body, digest=digest_of(body)))
-
-
-def _row(row: Any) -> Row:
-    kept = dict(row._mapping)
-    return Row(**{**kept, "body": _bytes(kept["body"]), "measured": dict(kept["measured"] or {})})
-
-
-def _bytes(value: Any) -> bytes:
-    # SQLite keeps whatever somebody puts there; text is no record, and its digest will show it.
-    return value.encode() if isinstance(value, str) else bytes(value)

@@ -10,9 +10,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from registry.catalog import Catalog, Snapshot
+from registry.catalog import Catalog
 from registry.graph import reachable
 from registry.records import AnyRecord, blobs_of, read_record
+from registry.rows import Snapshot
 from registry.store import Store
 from registry.verify import YOUNG_S
 

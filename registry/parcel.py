@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from registry.catalog import Row, Version, now
 from registry.errors import ArchiveError, InvalidNameError
 from registry.fit import check_fit
 from registry.graph import closure
 from registry.names import check_name, check_text, parse
 from registry.records import AnyRecord, Digest, blobs_of, read_record, records_of, subject_of
+from registry.rows import Row, Version, now
 from registry.weights import check_weights
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from registry.gate import Gate, Verdict, judge, shared_evaluation
 from registry.names import check_name, parse
 
 if TYPE_CHECKING:
-    from registry.catalog import Version
     from registry.registry import Registry
+    from registry.rows import Version
 
 
 @dataclass(frozen=True)

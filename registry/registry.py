@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from registry.catalog import Catalog, Name, Row, Version, now
+from registry.catalog import Catalog
 from registry.collect import GRACE_S, CollectReport, collect
 from registry.database import Database
 from registry.errors import IntegrityError, NotFoundError
@@ -35,6 +35,7 @@ from registry.records import (
     records_of,
     subject_of,
 )
+from registry.rows import Name, Row, Version, now
 from registry.store import Store
 from registry.verify import FingerprintOf, VerifyReport, verify
 from registry.weights import check_weights

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from registry.catalog import Catalog, Row, Snapshot
+from registry.catalog import Catalog
 from registry.errors import IntegrityError
 from registry.fit import misfits
 from registry.records import (
@@ -19,6 +19,7 @@ from registry.records import (
     records_of,
     subject_of,
 )
+from registry.rows import Row, Snapshot
 from registry.store import Store
 from registry.weights import check_weights
 

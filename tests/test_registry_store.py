@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -189,40 +188,6 @@ def test_a_full_file_system_is_told_and_leaves_nothing() -> None:
 def test_a_url_nobody_knows_is_told() -> None:
     with pytest.raises(RegistryError, match=r"expected to reach nosuch://x, got: Protocol not known: nosuch"):
         open_store("nosuch://x")
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A real file system of 1 MiB in memory."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, check=False
-    )
-    if done.returncode != 0:
-        pytest.skip(f"mounting a small disk is not allowed here: {done.stderr.decode().strip()}")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=False)
-
-
-def test_a_full_disk_is_told_and_leaves_nothing(small_disk: Path) -> None:
-    store = FolderStore(small_disk)
-    small = store.put(b"small")
-    with pytest.raises(
-        RegistryError, match=r"expected to write below .*, got: the disk is full; nothing half-written"
-    ):
-        store.put(os.urandom(3 << 20))
-    assert list(store.digests()) == [small] and list(store.incoming.iterdir()) == []
-    assert store.get(store.put(b"there is room again")) == b"there is room again"
-
-
-def test_a_read_only_disk_is_told_and_can_be_read(small_disk: Path) -> None:
-    store = FolderStore(small_disk)
-    digest = store.put(DATA)
-    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
-    with pytest.raises(RegistryError, match="the disk is read-only"):
-        store.put(b"more")
-    assert store.get(digest) == DATA and store.put(DATA) == digest
 
 
 def test_leftovers_of_killed_processes_are_swept_when_old(tmp_path: Path) -> None:
