@@ -1,0 +1,9 @@
+"""The review page: an expert, a browser, and the next case.
+
+desk    what the page shows and takes, as functions on a project
+state   leases, sessions, verdicts and seconds in SQLite; drafts as files
+tokens  who may do what
+audit   who did what, in a log whose every line seals the one before
+server  HTTP: checks, calls the desk, answers
+page/   HTML, CSS and JavaScript as the browser gets them; NiiVue draws
+"""

@@ -1,0 +1,267 @@
+"""What the review page shows and takes: functions on a project that know nothing of HTTP."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+from ctune.data.files import read_json
+from ctune.data.nifti import read_labels, write_mask
+from ctune.errors import PoolError, RoundError, UnknownClassError
+from ctune.importance import read_importances
+from ctune.project import Project
+from ctune.report.palette import ON_BLACK
+from ctune.review.audit import AuditLog
+from ctune.review.state import ReviewState
+from ctune.revise import RevisedClass
+from ctune.round import folder_of, hand_in, rounds
+from ctune.round.predicted import PredictedMasks
+from ctune.select import Selected, read_csv
+from ctune.types import Mask, Source
+
+AGREES = 0.9
+"""Dice from which two experts count as of one mind; below it a third is asked."""
+_HOT = 64
+"""Attention (0 to 255) from which a voxel belongs to a hot spot."""
+_MOST_SPOTS = 50
+
+
+@dataclass(frozen=True)
+class Spot:
+    """A hot spot: voxel (X, Y, Z) where attention is highest, and its size in mL."""
+
+    voxel: tuple[int, int, int]
+    ml: float
+
+
+class ReviewDesk:
+    """The newest round of a project, as an expert sees it."""
+
+    def __init__(self, project: Project) -> None:
+        self.project = project
+        self.root = project.root / "review"
+        self.state = ReviewState(self.root)
+        self.audit = AuditLog(self.root / "audit.jsonl")
+        self._last: tuple[Path, dict[str, Mask]] | None = None
+        """The predictions that were read last: opening a case asks for them class by class."""
+
+    @property
+    def round_number(self) -> int:
+        """The newest round. Raises RoundError when there is none, or nothing is selected in it yet."""
+        past = rounds(self.project)
+        if not past or not (folder_of(self.project, past[-1].number) / "selection.csv").exists():
+            raise RoundError(
+                "expected a round with selected cases, found none; begin one with `ctune round start MODEL`"
+            )
+        return past[-1].number
+
+    @property
+    def folder(self) -> Path:
+        return folder_of(self.project, self.round_number)
+
+    def rows(self) -> list[Selected]:
+        return read_csv(self.folder / "selection.csv")
+
+    def row(self, case_id: str) -> Selected:
+        """Raises PoolError for a case that is not in the queue."""
+        for row in self.rows():
+            if row.case_id == case_id:
+                return row
+        raise PoolError(f"expected a case of the queue, got {case_id!r}; reload the queue")
+
+    # What is shown --------------------------------------------------------------------------------------------------
+
+    def queue(self, expert: str) -> dict[str, Any]:
+        """The round's cases by importance, each with its reason and state; progress of the round."""
+        leases = self.state.leases()
+        verdicts = self.state.verdicts(self.round_number)
+        items = []
+        for row in self.rows():
+            revisers = self.revisers(row.case_id)
+            agreement = self.agreement(row.case_id)
+            lease = leases.get(row.case_id)
+            unjudged = [
+                v.expert for v in verdicts if v.case_id == row.case_id and v.verdict == "cannot_judge"
+            ]
+            apart = len(revisers) == 2 and agreement is not None and agreement < AGREES
+            state = "done" if revisers else "open"
+            state = "apart" if apart else "cannot judge" if unjudged and not revisers else state
+            items.append({
+                "id": row.case_id, "rank": row.rank, "score": row.score, "classes": list(row.classes),
+                "reason": row.reason, "state": state, "experts": revisers, "unjudged": unjudged,
+                "agreement": agreement, "lease": lease.expert if lease else None,
+                "mine": expert in revisers, "draft": bool(self.state.drafts(row.case_id, expert, self.round_number)),
+            })  # fmt: skip
+        done = sum(item["state"] in ("done", "cannot judge") for item in items)
+        return {"round": self.round_number, "items": items, "done": done, "total": len(items)}
+
+    def case(self, case_id: str, expert: str) -> dict[str, Any]:
+        """What the page needs to open a case; class i of `classes` has label i from 1."""
+        row, record = self.row(case_id), self.project.pool.case(case_id)
+        why = {i.case_id: i.classes for i in read_importances(self.folder / "scores.json")}.get(case_id, {})
+        return {
+            "id": case_id, "shape": record.grid.shape, "affine": record.grid.affine.tolist(),
+            "spacing": [float(s) for s in record.grid.spacing_mm], "gzip": record.image.name.endswith(".gz"),
+            "reason": row.reason, "to_revise": list(row.classes),
+            "classes": [
+                {"name": n, "colour": ON_BLACK[i % len(ON_BLACK)], "reason": why[n].reason if n in why else "new class"}
+                for i, n in enumerate(self.classes(case_id))
+            ],
+            "drafts": self.state.drafts(case_id, expert, self.round_number),
+            "spots": [asdict(spot) for spot in self.spots(case_id)],
+            "seconds": self.state.add_seconds(case_id, expert, self.round_number, 0.0),
+            "agreement": self.agreement(case_id), "experts": self.revisers(case_id),
+        }  # fmt: skip
+
+    def classes(self, case_id: str) -> tuple[str, ...]:
+        """Those to revise first, then all others that were predicted."""
+        about = self.folder / "predictions" / case_id / "prediction.json"
+        predicted = read_json(about)["classes"] if about.exists() else []
+        return tuple(dict.fromkeys([*self.row(case_id).classes, *predicted]))
+
+    def mask(self, case_id: str, name: str, expert: str) -> Mask:
+        """What the expert goes on from, (X, Y, Z) uint8 of 0 and 1: the own draft, else the prediction, else nothing."""
+        self._known(case_id, name)
+        grid = self.project.pool.grid(case_id)
+        draft = self.state.read_draft(case_id, expert, self.round_number, name, grid)
+        if draft is not None:
+            return draft
+        predicted = self._predicted(case_id).get(name)
+        return (
+            np.zeros(grid.shape, np.uint8) if predicted is None else np.equal(predicted, 1).astype(np.uint8)
+        )
+
+    def labels(self, case_id: str, expert: str) -> Mask:
+        """All classes as one map, (X, Y, Z) uint8; where two claim a voxel the first of ``classes`` has it."""
+        out = np.zeros(self.project.pool.grid(case_id).shape, np.uint8)
+        for number, name in reversed(list(enumerate(self.classes(case_id), 1))):
+            out[self.mask(case_id, name, expert) == 1] = number
+        return out
+
+    def attention(self, case_id: str) -> Path | None:
+        path = self.folder / "attention" / f"{self.row(case_id).case_id}.nii.gz"
+        return path if path.exists() else None
+
+    def spots(self, case_id: str) -> list[Spot]:
+        """Connected regions of attention, largest first."""
+        path, grid = self.attention(case_id), self.project.pool.grid(case_id)
+        if path is None:
+            return []
+        heat = read_labels(path, grid, f"case {case_id}, attention")
+        regions, count = ndimage.label(heat >= _HOT)
+        if not count:
+            return []
+        sizes = np.bincount(regions.ravel(), minlength=count + 1)[1:]
+        order = np.argsort(-sizes, kind="stable")[:_MOST_SPOTS]
+        peaks = ndimage.maximum_position(heat, regions, order + 1)
+        return [
+            Spot((int(x), int(y), int(z)), float(sizes[i]) * grid.voxel_ml)
+            for i, (x, y, z) in zip(order, peaks, strict=True)
+        ]
+
+    # What is taken --------------------------------------------------------------------------------------------------
+
+    def save_draft(self, case_id: str, name: str, voxels: bytes, expert: str) -> int:
+        """Keep a draft; `voxels` are uint8 of 0 and 1, X fastest. Returns its version. Raises PoolError for other bytes."""
+        self._known(case_id, name)
+        grid = self.project.pool.grid(case_id)
+        if len(voxels) != int(np.prod(grid.shape)):
+            raise PoolError(
+                f"case {case_id}, {name}: expected {np.prod(grid.shape)} voxels, got {len(voxels)}; reload the page"
+            )
+        mask = np.frombuffer(voxels, np.uint8).reshape(grid.shape, order="F")
+        if mask.max(initial=0) > 1:
+            raise PoolError(
+                f"case {case_id}, {name}: expected voxels of 0 and 1, got {mask.max()}; reload the page"
+            )
+        return self.state.save_draft(case_id, expert, self.round_number, name, mask, grid)
+
+    def accept(self, case_id: str, expert: str, *, edited: bool, comment: str) -> dict[str, Any]:
+        """Save the expert's masks as revisions, by the way that ``ctune revise`` takes.
+
+        As is: the predictions of the classes to revise. Edited: drafts in their place, and of any other class that has one.
+        Returns the change per class and the agreement with other experts. Raises PoolError when there is nothing to save.
+        """
+        row, grid = self.row(case_id), self.project.pool.grid(case_id)
+        masks = {
+            n: np.equal(m, 1).astype(np.uint8)
+            for n, m in self._predicted(case_id).items()
+            if n in row.classes
+        }
+        if edited:
+            drafts = self.state.drafts(case_id, expert, self.round_number)
+            masks |= {name: self.mask(case_id, name, expert) for name in drafts}
+        if not masks:
+            raise PoolError(
+                f"case {case_id}: expected a mask of {', '.join(row.classes)}, found neither prediction nor draft; draw it, "
+                "or mark the class as absent"
+            )
+        seconds = self.state.add_seconds(case_id, expert, self.round_number, 0.0)
+        with tempfile.TemporaryDirectory(dir=self.root) as name:
+            for class_name, mask in masks.items():
+                write_mask(Path(name) / case_id / f"{class_name}.nii.gz", mask, grid)
+            report = hand_in(self.project, Path(name), expert=expert, seconds=seconds)
+        if report.refused:
+            raise PoolError(report.refused[0][1])
+        self._judged(case_id, expert, "edited" if edited else "accepted", comment, report.revised)
+        return {"revised": [asdict(r) for r in report.revised], "agreement": self.agreement(case_id)}
+
+    def cannot_judge(self, case_id: str, expert: str, comment: str) -> None:
+        """Keep that the expert cannot tell, and why."""
+        self._judged(self.row(case_id).case_id, expert, "cannot_judge", comment, ())
+
+    # Experts side by side -------------------------------------------------------------------------------------------
+
+    def revisers(self, case_id: str) -> list[str]:
+        """Who has revised the case in this round, in order."""
+        return list(dict.fromkeys(r.author for r in self._revisions(case_id)))
+
+    def agreement(self, case_id: str) -> float | None:
+        """The lowest Dice between two experts' newest masks of one class; None when no class has two. Both empty: 1."""
+        newest: dict[str, dict[str, Any]] = {}
+        for record in self._revisions(case_id):
+            newest.setdefault(record.class_name, {})[record.author] = record
+        found = []
+        for by_expert in newest.values():
+            for a, b in combinations(by_expert.values(), 2):
+                one, two = (self.project.pool.read(r).mask == 1 for r in (a, b))
+                total = int(one.sum()) + int(two.sum())
+                found.append(2.0 * int((one & two).sum()) / total if total else 1.0)
+        return min(found, default=None)
+
+    def _revisions(self, case_id: str) -> list[Any]:
+        return [
+            r
+            for r in self.project.pool.annotations(case_id)
+            if r.source == Source.REVISED and r.round == self.round_number
+        ]
+
+    def _predicted(self, case_id: str) -> dict[str, Mask]:
+        folder = self.folder / "predictions"
+        last = self._last
+        if last is None or last[0] != folder / case_id:
+            last = (folder / case_id, dict(PredictedMasks(self.project, folder).get(case_id, {})))
+            self._last = last
+        return last[1]
+
+    def _known(self, case_id: str, name: str) -> None:
+        if name not in self.classes(case_id):
+            raise UnknownClassError(
+                f"case {case_id}: expected one of its classes, got {name!r}; reload the page"
+            )
+
+    def _judged(
+        self, case_id: str, expert: str, verdict: str, comment: str, revised: tuple[RevisedClass, ...]
+    ) -> None:
+        self.state.judge(case_id, expert, self.round_number, verdict, comment)
+        self.state.release(case_id, expert)
+        changed = {r.class_name: round(r.changed_ml, 3) for r in revised}
+        self.audit.append(
+            expert, verdict, case_id, round=self.round_number, changed_ml=changed, comment=comment
+        )

@@ -1,0 +1,84 @@
+"""A project whose round waits for an expert: one slanted CT with three boxes, predictions that are slightly wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ctune.config import preset
+from ctune.data.files import write_json
+from ctune.data.nifti import write_mask, write_volume
+from ctune.importance import CaseImportance, ClassImportance, write_importances
+from ctune.project import Project, create_project
+from ctune.round import RoundState, folder_of
+from ctune.round.state import ArrowDone, now, write_state
+from ctune.select import Selected, write_csv
+from ctune.types import Grid, Split
+
+SHAPE = (40, 36, 20)
+_TURN = np.deg2rad(12)
+# Left and posterior increase (LPS), turned by 12 degrees about the body's axis, slices thicker than pixels.
+AFFINE = np.array(
+    [
+        [-1.5 * np.cos(_TURN), 1.5 * np.sin(_TURN), 0, 40.0],
+        [-1.5 * np.sin(_TURN), -1.5 * np.cos(_TURN), 0, 60.0],
+        [0, 0, 3.0, -120.0],
+        [0, 0, 0, 1],
+    ],
+    np.float32,
+).astype(np.float64)
+GRID = Grid(SHAPE, AFFINE)
+BOXES = {
+    "liver": (slice(4, 18), slice(6, 24), slice(4, 16)),
+    "spleen": (slice(27, 35), slice(14, 24), slice(6, 13)),
+    "aorta": (slice(20, 24), slice(22, 26), slice(0, 20)),
+}
+
+
+def box(name: str) -> np.ndarray:
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[BOXES[name]] = 1
+    return mask
+
+
+def ct(seed: int) -> np.ndarray:
+    hu = np.random.default_rng(seed).normal(-80, 12, SHAPE)
+    for name, value in (("liver", 120), ("spleen", 60), ("aorta", 230)):
+        hu[BOXES[name]] = value
+    return np.rint(hu).astype(np.int16)
+
+
+def review_project(root: Path, cases: int = 2) -> Project:
+    """`cases` cases in the queue; liver and aorta are predicted (the liver lacks its first slice), spleen is a new class."""
+    made = create_project(root, preset("phantom", classes=("liver", "spleen", "aorta")))
+    rows, scores = [], []
+    for number in range(1, cases + 1):
+        case_id, folder = f"case_{number}", folder_of(made, 1)
+        write_volume(root / "incoming.nii.gz", ct(number), GRID)
+        made.pool.add_case(case_id, root / "incoming.nii.gz", Split.POOL)
+        masks = {"liver": box("liver"), "aorta": box("aorta")}
+        masks["liver"][:, :, 4] = 0
+        for name, mask in masks.items():
+            write_mask(folder / "predictions" / case_id / f"{name}.nii.gz", mask, GRID)
+        about = {"case": case_id, "classes": list(masks), "model": "0" * 64, "volumes_ml": {}}
+        write_json(folder / "predictions" / case_id / "prediction.json", about)
+        heat = np.zeros(SHAPE, np.uint8)
+        heat[6:14, 8:20, 4], heat[28:31, 15:18, 8] = 200, 255
+        write_volume(folder / "attention" / f"{case_id}.nii.gz", heat, GRID)
+        why = {
+            n: ClassImportance(1.0, 0.6, 0.1, 0.0, 1, 9.0, f"{n}: 0.6 mL uncertain")
+            for n in ("liver", "aorta")
+        }
+        scores.append(CaseImportance(case_id, 3.0 - number, why))
+        words = "spleen: new class; liver: 0.6 mL uncertain in 1 region"
+        rows.append(Selected(number, case_id, 3.0 - number, ("spleen", "liver"), words))
+    write_csv(folder_of(made, 1) / "selection.csv", rows)
+    write_importances(folder_of(made, 1) / "scores.json", scores)
+    done = ArrowDone(finished=now(), seconds=0.0)
+    state = RoundState(
+        number=1, name="small", model="0" * 64, classes=("spleen", "liver"), cases=cases, strategy="importance",
+        seed=0, expert="expert", started=now(), arrows=dict.fromkeys(("predict", "score", "select"), done),
+    )  # fmt: skip
+    write_state(made, state)
+    return made

@@ -1,0 +1,196 @@
+"""The review server without a browser: what it shows, takes, keeps and refuses."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from small_review import AFFINE, SHAPE, box, review_project
+from starlette.testclient import TestClient
+
+from ctune.project import Project
+from ctune.review.audit import AuditLog
+from ctune.review.desk import ReviewDesk
+from ctune.review.server import build_app
+from ctune.review.state import LEASE_SECONDS, LeasedError, ReviewState
+from ctune.review.tokens import Expert, add_token, check_token
+from ctune.types import Source
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Project:
+    return review_project(tmp_path / "project")
+
+
+def client(made: Project, name: str = "dr. a", role: str = "tune") -> TestClient:
+    """A browser of an expert who has signed in."""
+    app = build_app(made, link_token="once", owner=Expert(name, role))
+    out = TestClient(app)
+    session = out.post("/api/session", json={"token": "once"}).json()["session"]
+    out.headers["authorization"] = f"Bearer {session}"
+    return out
+
+
+def draw(browser: TestClient, name: str, mask: np.ndarray, case: str = "case_1"):
+    return browser.put(f"/api/cases/{case}/drafts/{name}", content=gzip.compress(mask.tobytes(order="F")))
+
+
+def test_the_queue_says_why(made: Project) -> None:
+    queue = client(made).get("/api/queue").json()
+    first = queue["items"][0]
+    assert (queue["round"], queue["done"], queue["total"]) == (1, 0, 2)
+    assert first["id"] == "case_1" and first["state"] == "open"
+    assert first["reason"] == "spleen: new class; liver: 0.6 mL uncertain in 1 region"
+
+
+def test_a_case_names_its_classes_and_hot_spots_largest_first(made: Project) -> None:
+    case = client(made).get("/api/cases/case_1").json()
+    assert [c["name"] for c in case["classes"]] == ["spleen", "liver", "aorta"]
+    assert [round(s["ml"] / 0.00675) for s in case["spots"]] == [96, 9], "voxels of 1.5 x 1.5 x 3 mm"
+    assert case["spots"][1]["voxel"] == [28, 15, 8]
+
+
+def test_the_ct_goes_out_byte_for_byte_in_ranges_and_with_a_tag(made: Project) -> None:
+    browser = client(made)
+    whole = browser.get("/api/cases/case_1/ct")
+    assert whole.content == made.pool.case("case_1").image.read_bytes()
+    assert (
+        browser.get("/api/cases/case_1/ct", headers={"range": "bytes=10-19"}).content == whole.content[10:20]
+    )
+    again = browser.get("/api/cases/case_1/ct", headers={"if-none-match": whole.headers["etag"]})
+    assert again.status_code == 304
+
+
+def test_accepted_with_edits_is_on_the_cts_grid_with_its_provenance(made: Project) -> None:
+    browser = client(made)
+    assert draw(browser, "spleen", box("spleen")).json() == {"version": 1}
+    browser.post("/api/cases/case_1/seconds", json={"seconds": 40})
+    done = browser.post("/api/cases/case_1/verdict", json={"verdict": "edited", "comment": "ok"}).json()
+    changed = {r["class_name"]: (r["slices_changed"], round(r["after_ml"], 2)) for r in done["revised"]}
+    assert changed == {"spleen": (7, 3.78), "liver": (0, 18.71)}
+    record = made.pool.annotations("case_1", "spleen")[-1]
+    assert (record.source, record.author, record.round, record.seconds) == (Source.REVISED, "dr. a", 1, 20.0)
+    image = nib.load(made.pool.root / record.path)
+    assert np.array_equal(np.asarray(image.dataobj), box("spleen")) and np.allclose(image.affine, AFFINE)
+    assert browser.get("/api/queue").json()["done"] == 1
+
+
+def test_accepted_as_is_takes_the_predictions_of_the_classes_to_revise(made: Project) -> None:
+    done = client(made).post("/api/cases/case_1/verdict", json={"verdict": "as_is"}).json()
+    assert [(r["class_name"], r["changed_ml"]) for r in done["revised"]] == [("liver", 0.0)]
+
+
+def test_two_experts_are_both_kept_and_a_third_resolves(made: Project) -> None:
+    for number, name in enumerate(("dr. a", "dr. b", "dr. c"), 1):
+        browser, mask = client(made, name), box("spleen")
+        mask[:, : 14 + 4 * (number % 3), :] = 0
+        draw(browser, "spleen", mask)
+        browser.post("/api/cases/case_1/verdict", json={"verdict": "edited"})
+        item = browser.get("/api/queue").json()["items"][0]
+        assert len(item["experts"]) == number
+        assert item["state"] == ("done", "apart", "done")[number - 1]
+        if number == 2:
+            assert item["agreement"] == pytest.approx(2 * 2 / (6 + 2), abs=1e-6)
+
+
+def test_a_lease_tells_the_next_one_and_ends(tmp_path: Path) -> None:
+    time = [0.0]
+    state = ReviewState(tmp_path, clock=lambda: time[0])
+    state.lease("case_1", "dr. a")
+    with pytest.raises(
+        LeasedError, match=r"case_1: expected it to be free, dr. a is working on it \(for 5 more"
+    ):
+        state.lease("case_1", "dr. b")
+    state.release("case_1", "dr. b")
+    assert state.leases()["case_1"].expert == "dr. a", "nobody gives back what another holds"
+    time[0] = LEASE_SECONDS + 1
+    assert state.lease("case_1", "dr. b").expert == "dr. b"
+
+
+def test_a_draft_outlives_the_server_and_each_version_is_new(made: Project) -> None:
+    draw(client(made), "spleen", box("spleen"))
+    again = client(made)
+    assert draw(again, "spleen", box("aorta")).json() == {"version": 2}
+    found = again.get("/api/cases/case_1/masks/spleen").content
+    assert np.array_equal(np.frombuffer(found[352:], np.uint8).reshape(SHAPE, order="F"), box("aorta"))
+
+
+def test_wrong_drafts_are_refused_in_words(made: Project) -> None:
+    browser = client(made)
+    answer = browser.put("/api/cases/case_1/drafts/spleen", content=gzip.compress(b"\1" * 5))
+    assert answer.status_code == 409 and "expected 28800 voxels, got 5" in answer.json()["error"]
+    assert "voxels of 0 and 1, got 7" in draw(browser, "spleen", 7 * box("spleen")).json()["error"]
+    bomb = browser.put("/api/cases/case_1/drafts/spleen", content=gzip.compress(bytes(10**8)))
+    assert "got 28801" in bomb.json()["error"] or bomb.status_code == 413
+    assert browser.put("/api/cases/case_1/drafts/spleen", content=b"x" * 200_000).status_code == 413
+
+
+def test_ids_and_classes_are_looked_up_never_joined(made: Project) -> None:
+    browser = client(made)
+    for bad in ("..%2F..%2Fctune.toml", "nobody", "%2Fetc%2Fpasswd"):
+        assert browser.get(f"/api/cases/{bad}/ct").status_code in (404, 409)
+        assert browser.get(f"/api/cases/case_1/masks/{bad}").status_code in (404, 409, 422)
+
+
+def test_who_may_do_what(made: Project) -> None:
+    viewer = client(made, role="view")
+    assert viewer.get("/api/queue").status_code == 200
+    answer = draw(viewer, "spleen", box("spleen"))
+    assert answer.status_code == 403 and "expected the role revise, dr. a has view" in answer.json()["error"]
+    stranger = TestClient(build_app(made))
+    assert stranger.get("/api/queue").status_code == 401
+    assert stranger.get("/", headers={"host": "evil.example"}).status_code == 400
+    for cookie in ("session", "token"):
+        assert TestClient(build_app(made), cookies={cookie: "x"}).get("/api/queue").status_code == 401
+
+
+def test_the_link_works_once_and_the_session_outlives_a_restart(made: Project) -> None:
+    browser = client(made)
+    assert browser.post("/api/session", json={"token": "once"}).status_code == 401
+    assert TestClient(build_app(made), headers=browser.headers).get("/api/queue").status_code == 200
+
+
+def test_the_policy_allows_no_inline_and_no_remote_script(made: Project) -> None:
+    answer = TestClient(build_app(made)).get("/")
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'; script-src 'self';" in policy and "unsafe" not in policy
+    assert (
+        "<script>" not in answer.text and " style=" not in answer.text and " on" + "click=" not in answer.text
+    )
+
+
+def test_tokens_are_kept_as_hashes(tmp_path: Path) -> None:
+    path = tmp_path / "tokens.json"
+    token = add_token(path, "dr. a", "revise")
+    assert token not in path.read_text() and path.stat().st_mode & 0o077 == 0
+    assert check_token(path, token) == Expert("dr. a", "revise") and check_token(path, "x") is None
+    add_token(path, "dr. a", "view")
+    assert check_token(path, token) is None, "a new token ends the old one"
+
+
+@pytest.mark.parametrize("change", ["edit", "drop", "cut"])
+def test_the_audit_log_shows_every_change(tmp_path: Path, change: str) -> None:
+    log = AuditLog(tmp_path / "audit.jsonl")
+    for number in range(3):
+        log.append("dr. a", "saw", f"case_{number}")
+    assert log.verify() == []
+    lines = log.path.read_text().splitlines()
+    if change == "edit":
+        lines[1] = json.dumps(json.loads(lines[1]) | {"who": "dr. b"}, sort_keys=True)
+    else:
+        del lines[1 if change == "drop" else 2]
+    log.path.write_text("\n".join(lines) + "\n")
+    (problem,) = log.verify()
+    assert ("its end is missing" if change == "cut" else "line 2") in problem
+
+
+def test_cannot_judge_keeps_the_reason(made: Project) -> None:
+    browser = client(made)
+    browser.post("/api/cases/case_2/verdict", json={"verdict": "cannot_judge", "comment": "motion"})
+    assert browser.get("/api/queue").json()["items"][1]["state"] == "cannot judge"
+    assert ReviewDesk(made).state.verdicts(1)[0].comment == "motion"
+    assert ReviewDesk(made).audit.lines()[-1]["what"] == "cannot_judge"
