@@ -237,7 +237,7 @@ def _validation(
     inference, base = project.config.inference, network.base
     if frozen:
         digest, settings = fingerprint(base, modes=False), project.config.tune
-        source = feature_source(feature_folder(project), network, digest, settings, device)
+        source = feature_source(feature_folder(project), network, digest, settings, device, pin=False)
         return Validation(cases, cached_features(source, inference.patch_size), inference, device)
     return Validation(cases, live_features(base, inference.patch_size, device), inference, device)
 

@@ -15,7 +15,16 @@ from ctune.data.patches import foreground
 from ctune.data.prepared import PreparedCase
 from ctune.errors import ModelError
 from ctune.model.base import Features
-from ctune.model.features import Corner, FeatureSource, View, WindowFeatures, augmented, stack, window_corners
+from ctune.model.features import (
+    Corner,
+    FeatureSource,
+    PassedFeatures,
+    View,
+    WindowFeatures,
+    augmented,
+    stack,
+    window_corners,
+)
 from ctune.types import UNLABELLED, OnProgress, Progress
 
 
@@ -44,6 +53,7 @@ def feature_windows(
     Each in ``settings.views`` views: as it is, and augmented ones drawn by `seed` and case.
     """
     out = []
+    left_out = 0
     for number, case in enumerate(cases):
         names = [name for name in classes if name in case.labels]
         for corner in window_corners(case.image.shape, size, overlap) if names else ():
@@ -53,7 +63,10 @@ def feature_windows(
                 found = {name: foreground(mask) for name, mask in labels.items()}
                 features = source.open(view, partial(view.of_image, case.image))
                 out.append(Window(case.case_id, features, labels, found))
-        on_progress(Progress("cache features", number + 1, len(cases), case.case_id))
+                left_out += settings.cache_gb > 0 and isinstance(features, PassedFeatures)
+        # Said aloud, because the base then runs in the loop, which may be a hundred times slower.
+        full = f", {left_out} windows did not fit: raise tune.cache_gb" if left_out else ""
+        on_progress(Progress("cache features", number + 1, len(cases), f"{case.case_id}{full}"))
     return out
 
 

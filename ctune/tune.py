@@ -112,14 +112,23 @@ def tune_heads(
 
 
 def feature_source(
-    folder: Path, network: Network, base_digest: str, settings: Tuning, device: torch.device
+    folder: Path,
+    network: Network,
+    base_digest: str,
+    settings: Tuning,
+    device: torch.device,
+    *,
+    pin: bool = True,
 ) -> FeatureSource:
-    """The cache in `folder`, or with ``settings.cache_gb = 0`` a pass of the base at every reading."""
+    """The cache in `folder`, or with ``settings.cache_gb = 0`` a pass of the base at every reading.
+
+    pin: False for what is read seldom, as in ``FeatureCache``.
+    """
     if settings.cache_gb == 0:
         return LiveFeatures(network.base, device)
     memory = None if settings.cache_memory_gb == "auto" else settings.cache_memory_gb
     return FeatureCache(
-        folder, network.base, base_digest, device, limit_gb=settings.cache_gb, memory_gb=memory
+        folder, network.base, base_digest, device, limit_gb=settings.cache_gb, memory_gb=memory, pin=pin
     )
 
 

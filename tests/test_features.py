@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,6 +31,7 @@ from ctune.model.features import (
 )
 from ctune.model.freeze import fingerprint
 from ctune.model.network import Network
+from ctune.subpatches import feature_windows
 from ctune.tune import tune_heads
 
 CPU = torch.device("cpu")
@@ -42,7 +44,7 @@ def image() -> np.ndarray:
     return prepared(0, ("liver",)).image
 
 
-def make(folder: Path, net: Network = NET, **bounds: float) -> FeatureCache:
+def make(folder: Path, net: Network = NET, **bounds: Any) -> FeatureCache:
     return FeatureCache(folder, net.base, fingerprint(net.base), CPU, **bounds)
 
 
@@ -213,6 +215,37 @@ def test_another_cache_of_the_same_run_keeps_what_it_has_open(tmp_path: Path) ->
     assert put(first, 1, 3) and not put(second, 2, 3)
     del first
     assert put(second, 2, 3)
+
+
+def test_what_validation_read_makes_room_for_what_trains(tmp_path: Path) -> None:
+    validation = FeatureFiles(tmp_path, "a", 4000, pin=False)
+    training = FeatureFiles(tmp_path, "a", 4000)
+    assert put(validation, 1, 3) and put(training, 2, 3)
+    assert not put(validation, 1, 3)
+    assert not validation.use(validation.folder / "1.safetensors")
+
+
+def test_a_cache_for_validation_holds_nothing_open(tmp_path: Path) -> None:
+    cache = make(tmp_path, pin=False)
+    first, second = cache.open(VIEW, image), cache.open(VIEW, image)
+    assert first is not second and torch.equal(map_of(first), map_of(second))
+
+
+def test_windows_without_room_are_spoken_of(tmp_path: Path) -> None:
+    said: list[str] = []
+    source = make(tmp_path, limit_gb=1e-6)
+    cases = [prepared(i, ("liver",)) for i in range(2)]
+    feature_windows(
+        source,
+        cases,
+        ("liver",),
+        WHOLE,
+        0.0,
+        config().tune,
+        0,
+        lambda progress: said.append(progress.detail),
+    )
+    assert said == [f"case_{i}, {i + 1} windows did not fit: raise tune.cache_gb" for i in range(2)]
 
 
 def test_what_a_killed_process_left_goes_after_an_hour(tmp_path: Path) -> None:

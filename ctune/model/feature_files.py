@@ -34,19 +34,23 @@ class FeatureFiles:
     """Files of one base in ``root/name``; all below `root` together take at most `limit` bytes, temporary ones included.
 
     A process never evicts what it has in use (``use``, ``keep``), through this object or another alive. Evicting what another has open is harmless: on the
-    systems that ctune runs on, its memory map stays whole.
+    systems that ctune runs on, its memory map stays whole. pin: False for what is read seldom; it may go.
     """
 
-    def __init__(self, root: Path, name: str, limit: int) -> None:
+    def __init__(self, root: Path, name: str, limit: int, *, pin: bool = True) -> None:
         self.root, self.folder, self.limit = root, root / name, limit
         self._used: set[Path] = set()
         self.folder.mkdir(parents=True, exist_ok=True)
-        _ALIVE.add(self)
+        if pin:
+            _ALIVE.add(self)
 
     def use(self, path: Path) -> bool:
-        """True when `path` is there and whole; then it counts as used now. A damaged file is removed."""
+        """True when `path` is there and whole; then it counts as used now. A damaged file is removed.
+
+        Its bytes are read for that once in the life of this object.
+        """
         try:
-            if not is_whole(path):
+            if path not in self._used and not is_whole(path):
                 path.unlink(missing_ok=True)
                 return False
             os.utime(path)

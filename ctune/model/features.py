@@ -212,6 +212,7 @@ class FeatureCache:
     limit_gb: bound on all files below `folder`, those of other bases too (10^9 bytes); the least recently used go first. A
     window that finds no room beside those that are open is computed again at each reading, rounded as if it were kept.
     memory_gb: how much is also held in memory, or on the GPU, as float16; None takes what ``memory_bound`` says.
+    pin: False where windows are read seldom, as in validation: nothing of them stays open, and any may be evicted.
     """
 
     def __init__(
@@ -223,11 +224,13 @@ class FeatureCache:
         *,
         limit_gb: float = 20.0,
         memory_gb: float | None = None,
+        pin: bool = True,
     ) -> None:
-        self.files = FeatureFiles(folder, base_fingerprint[:16], int(limit_gb * 1e9))
+        self.files = FeatureFiles(folder, base_fingerprint[:16], int(limit_gb * 1e9), pin=pin)
         self.base, self.device, self._lock = base, device, threading.Lock()
-        self._room = memory_bound(device) if memory_gb is None else int(memory_gb * 1e9)
-        self._opened: dict[View, WindowFeatures] = {}
+        memory = memory_bound(device) if memory_gb is None else int(memory_gb * 1e9)
+        self._room = memory if pin else 0
+        self._opened: dict[View, WindowFeatures] | None = {} if pin else None
 
     def path(self, view: View) -> Path:
         """Where the features of a view lie."""
@@ -237,6 +240,8 @@ class FeatureCache:
     def open(self, view: View, image: ReadImage) -> WindowFeatures:
         """See ``FeatureSource``. A file is checked against its checksum when it is opened first, and made again if damaged."""
         with self._lock:
+            if self._opened is None:
+                return self._open(view, image)
             if view not in self._opened:
                 self._opened[view] = self._open(view, image)
             return self._opened[view]
@@ -264,7 +269,10 @@ class FeatureCache:
 
 
 def memory_bound(device: torch.device) -> int:
-    """Bytes of features that are held in memory: half of what is free on a GPU, nothing on a CPU."""
+    """Bytes of features that are held in memory: half of what is free on a GPU, nothing on a CPU.
+
+    On a CPU the memory map is as fast (docs/method.md), and memory follows a sub-patch.
+    """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free // 2

@@ -1,0 +1,218 @@
+"""What heads are tuned on: sub-patches inside their window, around the organ however small, and around mistakes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+from small_network import SIDE, config, network
+
+from ctune.config import Tuning
+from ctune.continual import add_missing_heads
+from ctune.data.prepared import PreparedCase
+from ctune.errors import ModelError
+from ctune.model.base import Features
+from ctune.model.features import Corner, LiveFeatures, WindowFeatures
+from ctune.subpatches import SubPatches, Window, feature_windows
+from ctune.tune import tune_heads
+from ctune.types import UNLABELLED
+
+CPU = torch.device("cpu")
+WHOLE = (SIDE, SIDE, SIDE)
+TINY = (slice(10, 13), slice(10, 12), slice(4, 9))
+"""30 voxels."""
+
+
+class Where(WindowFeatures):
+    """A window whose features are where each voxel is: map channels 0 to 2 are its coordinates, 3 is `number`."""
+
+    def __init__(self, number: int, stride: int = 2) -> None:
+        super().__init__(WHOLE, (stride,) * 3)
+        self.map = torch.zeros((1, 8, *WHOLE))
+        self.map[0, :3] = torch.stack(torch.meshgrid(*[torch.arange(SIDE)] * 3, indexing="ij"))
+        self.map[0, 3] = number
+
+    def read(self, corner: Corner, size: Corner) -> Features:
+        assert all(c >= 0 and c + s <= whole for c, s, whole in zip(corner, size, WHOLE, strict=True))
+        x, y, z = (slice(c, c + s) for c, s in zip(corner, size, strict=True))
+        part = self.map[:, :, x, y, z]
+        return Features(part, (), (), part, torch.zeros((1, 256)))
+
+
+def window(number: int, mask: np.ndarray, stride: int = 2) -> Window:
+    return Window(
+        f"case_{number}", Where(number, stride), {"spleen": mask}, {"spleen": np.argwhere(mask == 1)}
+    )
+
+
+def twelve() -> list[Window]:
+    """Twelve cases without a spleen but for the tiny one in case 4."""
+    masks = [np.zeros(WHOLE, np.uint8) for _ in range(12)]
+    masks[4][TINY] = 1
+    return [window(i, mask) for i, mask in enumerate(masks)]
+
+
+def tuning(**changes: object) -> Tuning:
+    return config().tune.model_copy(update={"batch_size": 100, **changes})
+
+
+def numbers(features: Features) -> np.ndarray:
+    return features.map[:, 3, 0, 0, 0].numpy()
+
+
+# Where they lie -------------------------------------------------------------------------------------------------------
+
+
+@examples(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 1000),
+    size=st.tuples(*[st.sampled_from([4, 8, 16])] * 3),
+    stride=st.sampled_from([1, 2, 4]),
+    share=st.sampled_from([0.0, 0.5, 1.0]),
+)
+def test_sub_patches_are_inside_their_window_on_the_stride_and_have_its_labels(
+    seed: int, size: Corner, stride: int, share: float
+) -> None:
+    labels = np.random.default_rng(seed).choice(np.array([0, 1, UNLABELLED], np.uint8), WHOLE)
+    pool = SubPatches(
+        [window(0, labels, stride)], "spleen", tuning(patch_size=size, positive_share=share, batch_size=4)
+    )
+    features, target = pool.draw(np.random.default_rng(seed))
+    assert features.map.shape[2:] == size and target.shape == (4, 1, *size)
+    for at, got in zip(features.map[:, :3].numpy().astype(int), target.numpy()[:, 0], strict=True):
+        assert all(int(c) % stride == 0 for c in at[:, 0, 0, 0])
+        assert np.array_equal(got, labels[tuple(at)])
+
+
+def test_the_same_seed_draws_the_same() -> None:
+    draws = [
+        SubPatches(twelve(), "spleen", tuning()).draw(np.random.default_rng(s))[0].map for s in (1, 1, 2)
+    ]
+    assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
+
+
+def test_no_window_is_refused() -> None:
+    with pytest.raises(
+        ModelError, match="at least one case with an annotation of spleen, got none; revise one first"
+    ):
+        SubPatches([], "spleen", tuning())
+
+
+# Balance --------------------------------------------------------------------------------------------------------------
+
+
+def test_an_organ_of_thirty_voxels_in_one_case_of_twelve_is_in_two_of_three_sub_patches() -> None:
+    _, target = SubPatches(twelve(), "spleen", tuning(batch_size=600)).draw(np.random.default_rng(0))
+    seen = (target == 1).flatten(1).any(dim=1).float().mean()
+    assert 0.6 < float(seen) < 0.8
+
+
+def test_the_others_come_from_every_case() -> None:
+    features, _ = SubPatches(twelve(), "spleen", tuning(positive_share=0.0)).draw(np.random.default_rng(0))
+    assert set(numbers(features)) == set(range(12))
+
+
+def tiny_cases() -> list[PreparedCase]:
+    """A large organ of another intensity in every case, the tiny one in case 4."""
+    out = []
+    for index in range(12):
+        image = np.random.default_rng(index).normal(0.3, 0.02, WHOLE).astype(np.float32)
+        image[2:9, 2:9, 2:12] = 0.6
+        mask = np.zeros(WHOLE, np.uint8)
+        if index == 4:
+            image[TINY], mask[TINY] = 0.9, 1
+        out.append(PreparedCase(f"case_{index}", f"tiny_{index}", image, {"spleen": mask}))
+    return out
+
+
+@pytest.mark.parametrize("hard_share", [0.0, 0.5])
+def test_an_organ_of_thirty_voxels_in_one_case_of_twelve_is_found(tmp_path: Path, hard_share: float) -> None:
+    net, cases = network(("liver",)), tiny_cases()
+    add_missing_heads(net, ["spleen"], config(), seed=0)
+    settings = config().tune.model_copy(update={"epochs": 8, "hard_share": hard_share})
+    tune_heads(
+        net, ("spleen",), cases, settings, window=WHOLE, overlap=0.0, seed=0, device=CPU, cache=tmp_path
+    )
+    with torch.no_grad():
+        found = [
+            net(torch.from_numpy(np.array(c.image))[None, None], ["spleen"])[0, 0].numpy() > 0 for c in cases
+        ]
+    right = int(found[4][TINY].sum())
+    assert 2 * right / (found[4].sum() + 30) > 0.7
+    assert sum(int(mask.sum()) for i, mask in enumerate(found) if i != 4) < 30
+
+
+# Mistakes -------------------------------------------------------------------------------------------------------------
+
+
+def mistaken_at(places: Mapping[int, Sequence[tuple[int, int, int]]], pool: SubPatches) -> int:
+    """Let the pool look at a head that finds the class in `places` {window: voxels} and nowhere else."""
+
+    def logits(features: Features) -> torch.Tensor:
+        out = torch.full((1, 1, *WHOLE), -5.0)
+        for voxel in places.get(int(numbers(features)[0]), ()):
+            out[(0, 0, *voxel)] = 5.0
+        return out
+
+    return pool.mine(logits)
+
+
+def test_mistakes_are_what_is_found_where_an_annotation_says_no() -> None:
+    windows = twelve()
+    windows[7].labels["spleen"][:8] = UNLABELLED
+    pool = SubPatches(windows, "spleen", tuning())
+    places = {4: [(11, 11, 5), (2, 2, 2)], 7: [(3, 3, 3)], 9: [(14, 1, 1)]}
+    assert mistaken_at(places, pool) == 2
+    got = {w.case_id: voxels.tolist() for w, voxels in pool.mistaken}
+    assert got == {"case_4": [[2, 2, 2]], "case_9": [[14, 1, 1]]}
+
+
+def test_the_share_of_the_others_is_around_mistakes() -> None:
+    pool = SubPatches(twelve(), "spleen", tuning(positive_share=0.0, hard_share=0.5, batch_size=600))
+    mistaken_at({9: [(14, 1, 1)]}, pool)
+    features, _ = pool.draw(np.random.default_rng(0))
+    assert 0.5 < float((numbers(features) == 9).mean()) < 0.6
+
+
+def test_a_head_that_makes_no_mistake_forgets_the_old_ones() -> None:
+    pool = SubPatches(twelve(), "spleen", tuning(hard_share=1.0))
+    mistaken_at({9: [(14, 1, 1)]}, pool)
+    assert mistaken_at({}, pool) == 0
+    assert pool.mistaken == [] and len(set(numbers(pool.draw(np.random.default_rng(0))[0]))) > 1
+
+
+def test_heads_with_mistakes_of_their_own_are_tuned_alone_or_together_with_the_same_result(
+    tmp_path: Path,
+) -> None:
+    weights = []
+    for classes in (("spleen",), ("liver", "spleen")):
+        net = network()
+        cases = [
+            PreparedCase(
+                c.case_id, c.key, c.image, {"spleen": c.labels["spleen"], "liver": c.labels["spleen"]}
+            )
+            for c in tiny_cases()
+        ]
+        settings = config().tune.model_copy(update={"epochs": 2, "hard_share": 1.0, "mine_every": 1})
+        tune_heads(
+            net, classes, cases, settings, window=WHOLE, overlap=0.0, seed=0, device=CPU, cache=tmp_path
+        )
+        weights.append(torch.cat([p.detach().flatten() for p in net.head("spleen").parameters()]))
+    assert torch.equal(*weights)
+
+
+# Windows --------------------------------------------------------------------------------------------------------------
+
+
+def test_only_cases_of_the_classes_give_windows_each_in_so_many_views() -> None:
+    cases = tiny_cases()[:3]
+    cases[2] = PreparedCase("case_2", "k", cases[2].image, {"liver": cases[2].labels["spleen"]})
+    source = LiveFeatures(network().base, CPU)
+    got = feature_windows(source, cases, ["spleen"], WHOLE, 0.0, tuning(views=2), 0, lambda _: None)
+    assert [w.case_id for w in got] == ["case_0", "case_0", "case_1", "case_1"]
