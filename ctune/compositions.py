@@ -16,10 +16,12 @@ from ctune.config import BaseConfig, Config, Preprocessing
 from ctune.errors import HeadBaseMismatchError, UsageError
 from ctune.evaluate import CaseScore, summarise
 from ctune.model.freeze import fingerprint
+from ctune.model.heads import Head, TextHead
 from ctune.model.network import Network
 from ctune.model.weights import base_from_bytes, base_to_bytes, head_from_bytes, head_to_bytes
 from ctune.types import AnnotationRecord
 from registry import AnnotationUsed, BaseRecord, EvaluationRecord, HeadRecord, ModelRecord, Registry
+from registry.records import digest_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,6 +204,7 @@ def _head_record(
         base_fingerprint=base_fingerprint,
         fingerprint=fingerprint(head, modes=False),
         weights=registry.put(head_to_bytes(head)),
+        text_vector=_text_vector(head),
         round=how.round,
         parent=parent,
         settings=dict(how.settings),
@@ -210,3 +213,10 @@ def _head_record(
         experts=tuple(sorted({a.author for a in how.annotations if a.source == "revised"})),
         code_version=__version__,
     )
+
+
+def _text_vector(head: Head) -> str | None:
+    """sha256 of the class name's vector that a text head was made with, as float32, little-endian."""
+    if not isinstance(head, TextHead):
+        return None
+    return digest_of(head.text.detach().cpu().numpy().astype("<f4").tobytes())

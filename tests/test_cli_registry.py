@@ -121,7 +121,7 @@ def test_a_head_of_a_round_says_how_it_came_to_be(home: Path) -> None:
     record, before = model.heads["aorta"], registry.load("small:1")
     assert (record.class_name, record.head_kind, record.round) == ("aorta", "pyramid", 1)
     assert record.base == before.record.base and record.base_fingerprint == before.base.fingerprint
-    assert record.parent is None and record.settings and record.seed == made.config.seed
+    assert record.parent is None and record.settings and record.seed == made.config.seed + 1
     assert record.code_version == __version__
     assert record.annotations and record.experts == tuple(sorted({a.author for a in record.annotations}))
     for used in record.annotations:

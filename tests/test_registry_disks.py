@@ -82,7 +82,7 @@ def test_a_full_disk_under_the_catalog_is_told_and_the_same_again_succeeds(
     before, filler = contents(registry), fill(small_disk)
     done = 0
     with pytest.raises(
-        RegistryError, match="expected to use the catalog .* nothing was half-written"
+        RegistryError, match=r"expected to use the catalog .* nothing was half-written"
     ) as told:
         for done in range(2000):  # noqa: B007  # the log beside the catalog has some room left
             registry.add_version("abdomen", made[0], note="x" * 400)
