@@ -1,0 +1,111 @@
+// The pictures: NiiVue draws the CT, the locked classes, the attention map and the class that is edited.
+// Its drawing lies in RAS order; everything that is sent or fetched lies in the file's own order. Both are turned here.
+
+import { Niivue, NVImage } from "./vendor/niivue-0.69.0.min.js";
+
+export const WINDOWS = { "Soft tissue": [-160, 240], Liver: [-20, 180], Lung: [-1350, 150], Bone: [-200, 1000], "Full range": null };
+const LAYOUTS = ["planes", "axial", "render"];
+
+export class Viewer {
+  constructor(canvas) {
+    this.canvas = canvas;
+    this.nv = new Niivue({ isColorbar: false, show3Dcrosshair: true, crosshairWidth: 1, multiplanarShowRender: 1, multiplanarLayout: 2,
+      isOrientCube: false, backColor: [0, 0, 0, 1], crosshairColor: [1, 1, 1, 0.45], textHeight: 0.03, dragAndDropEnabled: false, logLevel: "error" });
+    this.layout = 0;
+  }
+  async start() { await this.nv.attachToCanvas(this.canvas); }
+
+  async show(ct, labels, heat, classes, gzip) {
+    const nv = this.nv;
+    nv.drawBitmap = null;
+    while (nv.volumes.length) nv.removeVolume(nv.volumes.at(-1));
+    const load = (data, name, more) => NVImage.loadFromFile({ file: new File([data], name), name, ...more });
+    const volumes = [await load(ct, gzip ? "ct.nii.gz" : "ct.nii", { colormap: "gray" }), await load(labels, "labels.nii", { opacity: 0.55 })];
+    if (heat) volumes.push(await load(heat, "attention.nii.gz", { colormap: "inferno", opacity: 0.35, cal_min: 40, cal_max: 255 }));
+    volumes.forEach((v) => nv.addVolume(v));
+    this.labels = nv.volumes[1];
+    this.labels.setColormapLabel(table(classes));
+    this.whole = Uint8Array.from(this.labels.img);
+    this.image = nv.volumes[0].img2RAS();
+    this.dims = nv.volumes[0].dimsRAS.slice(1, 4);
+    nv.createEmptyDrawing();
+    this.#setLayout();
+  }
+
+  // Class `number` (from 1) is drawn on; all others are the locked overlay.
+  edit(number, colour, voxels) {
+    this.number = number;
+    this.nv.drawLut = null;
+    this.nv.setDrawColormap({ R: [0, ...rgb(colour, 0)], G: [0, ...rgb(colour, 1)], B: [0, ...rgb(colour, 2)], A: [0, 255], I: [0, 1], labels: ["", "class"] });
+    this.nv.drawBitmap.fill(0);
+    this.#each((ras, file) => { this.nv.drawBitmap[ras] = voxels[file]; });
+    this.labels.img.set(this.whole);
+    for (let i = 0; i < this.whole.length; i++) if (this.whole[i] === number) this.labels.img[i] = 0;
+    this.nv.updateGLVolume();
+    this.refresh();
+  }
+  // Back into the whole, before another class is edited.
+  keep() {
+    const voxels = this.voxels();
+    for (let i = 0; i < voxels.length; i++) {
+      if (this.whole[i] === this.number) this.whole[i] = 0;
+      if (voxels[i] && !this.whole[i]) this.whole[i] = this.number;
+    }
+  }
+  get bitmap() { return this.nv.drawBitmap; }
+  set bitmap(next) { this.nv.drawBitmap.set(next); this.refresh(); }
+  refresh() { this.nv.refreshDrawing(true); }
+
+  // (X, Y, Z) of the edited class in the file's own order.
+  voxels() {
+    const out = new Uint8Array(this.whole.length), from = this.nv.drawBitmap;
+    this.#each((ras, file) => { out[file] = from[ras] ? 1 : 0; });
+    return out;
+  }
+  // Which voxels, in RAS order, belong to a locked class.
+  locked() {
+    const out = new Uint8Array(this.whole.length), from = this.labels.img;
+    this.#each((ras, file) => { out[ras] = from[file] ? 1 : 0; });
+    return out;
+  }
+  #each(visit) {
+    const { img2RASstep: step, img2RASstart: start } = this.nv.volumes[0], [nx, ny, nz] = this.dims;
+    let ras = 0;
+    for (let z = 0; z < nz; z++) for (let y = 0; y < ny; y++) {
+      const row = start[0] + start[1] + start[2] + y * step[1] + z * step[2];
+      for (let x = 0; x < nx; x++) visit(ras++, row + x * step[0]);
+    }
+  }
+
+  tool(name, size) {
+    const nv = this.nv;
+    nv.opts.drawingEnabled = name !== "look";
+    nv.opts.penSize = size;
+    nv.setPenValue(name === "eraser" ? 0 : 1, name === "outline");
+  }
+  window(name) {
+    const ct = this.nv.volumes[0], range = WINDOWS[name];
+    [ct.cal_min, ct.cal_max] = range ?? [ct.global_min, ct.global_max];
+    this.nv.updateGLVolume();
+  }
+  opacity(value) { this.nv.setOpacity(1, value); this.nv.drawOpacity = Math.min(1, value * 1.3); this.nv.drawScene(); }
+  heat(value) { if (this.nv.volumes[2]) this.nv.setOpacity(2, value); }
+  nextLayout() { this.layout = (this.layout + 1) % LAYOUTS.length; this.#setLayout(); }
+  #setLayout() { const nv = this.nv; nv.setSliceType([nv.sliceTypeMultiplanar, nv.sliceTypeAxial, nv.sliceTypeRender][this.layout]); }
+  step(by) { this.nv.moveCrosshairInVox(0, 0, by); }
+  // Crosshair in RAS voxels.
+  get at() { return [...this.nv.frac2vox(this.nv.scene.crosshairPos)]; }
+  // To voxel (X, Y, Z) of the file.
+  jump(voxel, affine) {
+    const mm = affine.slice(0, 3).map((row) => row[0] * voxel[0] + row[1] * voxel[1] + row[2] * voxel[2] + row[3]);
+    this.nv.scene.crosshairPos = this.nv.mm2frac(mm);
+    this.nv.createOnLocationChange();
+    this.nv.drawScene();
+  }
+}
+
+const rgb = (hex, i) => [parseInt(hex.slice(1 + 2 * i, 3 + 2 * i), 16)];
+const table = (classes) => ({
+  R: [0, ...classes.flatMap((c) => rgb(c.colour, 0))], G: [0, ...classes.flatMap((c) => rgb(c.colour, 1))], B: [0, ...classes.flatMap((c) => rgb(c.colour, 2))],
+  A: [0, ...classes.map(() => 255)], I: [0, ...classes.map((_, i) => i + 1)], labels: ["", ...classes.map((c) => c.name)],
+});
