@@ -16,8 +16,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_network import SIDE, config, network, prepared
+from small_network import GRID, SIDE, config, network, prepared, volume
 
+from ctune.config import Preprocessing
+from ctune.data.prepared import prepare
 from ctune.model.feature_files import FeatureFiles, is_whole
 from ctune.model.features import (
     FeatureCache,
@@ -33,6 +35,7 @@ from ctune.model.freeze import fingerprint
 from ctune.model.network import Network
 from ctune.subpatches import feature_windows
 from ctune.tune import tune_heads
+from ctune.types import Case
 
 CPU = torch.device("cpu")
 WHOLE = (SIDE, SIDE, SIDE)
@@ -126,6 +129,20 @@ def test_whatever_changes_of_a_view_changes_its_entry(
     other = replace(VIEW, **change)  # type: ignore[arg-type]
     assert cache.path(VIEW) != cache.path(other)
     assert cache.path(VIEW) == cache.path(replace(other, **{n: getattr(VIEW, n) for n in change}))
+
+
+def test_another_ct_or_preprocessing_is_another_entry(tmp_path: Path) -> None:
+    cache = make(tmp_path)
+
+    def entry(ct_sha256: str, spacing: float) -> Path:
+        settings = Preprocessing(spacing_mm=(spacing,) * 3, crop_foreground=False)
+        case = prepare(
+            "c", lambda: Case("c", volume(0)[0], GRID), ct_sha256, {}, settings, tmp_path / "prepared"
+        )
+        return cache.path(View(case.key, (0, 0, 0), WHOLE))
+
+    assert len({entry("a" * 64, 2.5), entry("b" * 64, 2.5), entry("a" * 64, 3.0)}) == 3
+    assert entry("a" * 64, 2.5) == entry("a" * 64, 2.5)
 
 
 def test_a_second_run_finds_what_the_first_computed(tmp_path: Path) -> None:
