@@ -1,7 +1,9 @@
 // The pictures: NiiVue draws the CT, the locked classes, the attention map and the class that is edited.
 // Its drawing lies in RAS order; everything that is sent or fetched lies in the file's own order. Both are turned here.
 
-import { Niivue, NVImage } from "./vendor/niivue-0.69.0.min.js";
+import "./vendor/niivue-0.69.0.umd.js"; // Puts itself at globalThis.niivue.
+
+const { Niivue, NVImage } = globalThis.niivue;
 
 export const WINDOWS = { "Soft tissue": [-160, 240], Liver: [-20, 180], Lung: [-1350, 150], Bone: [-200, 1000], "Full range": null };
 const LAYOUTS = ["planes", "axial", "render"];
