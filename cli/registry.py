@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli import registry_change, registry_keep
+from cli import registry_change, registry_checkpoint, registry_keep
 from cli.options import ProjectDir
 from cli.output import AsJson, emit
 from cli.registry_options import Reference, RegistryDir, open_registry
@@ -120,7 +120,11 @@ def diff(
     emit(found.__dict__, as_json, lambda console: _print_diff(console, found))
 
 
-for title, function in {**registry_change.COMMANDS, **registry_keep.COMMANDS}.items():
+for title, function in {
+    **registry_change.COMMANDS,
+    **registry_keep.COMMANDS,
+    **registry_checkpoint.COMMANDS,
+}.items():
     app.command(title)(function)
 
 
