@@ -1,0 +1,109 @@
+"""The benchmark of speed at the size of a toy: what it measures, what it keeps, and that it goes on where it stopped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ctune.bench import speed
+from ctune.bench.catalogue import Preset
+from ctune.bench.study import Clock, Scale, means
+from ctune.errors import UsageError
+from ctune.types import Progress
+
+TOY = Scale(
+    cases=3,
+    revised=1,
+    tests=1,
+    epochs=2,
+    look_every=1,
+    tune_epochs=1,
+    old=("liver", "spleen"),
+    new=("aorta",),
+)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("speed")
+
+
+@pytest.fixture(scope="module")
+def measured(work: Path) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(speed.SCALES, Preset.SMOKE, TOY)
+        return speed.run("smoke", (0,), work, lambda _: None)
+
+
+def test_the_figures_that_were_agreed(measured: Any) -> None:
+    found = measured.measures
+    assert set(found["dice_new_classes"]) == {"continual", "text", "rival", "ceiling"}
+    assert found["unrevised_max_abs_logit_change"] == 0.0
+    for name in (
+        "time_ratio_full_over_continual",
+        "time_ratio_uncached_over_cached",
+        "time_ratio_paper_over_continual",
+    ):
+        assert found[name] > 0
+    assert [gate.figure for gate in measured.gates] == ["unrevised_max_abs_logit_change"]
+    assert all(gate.passed for gate in measured.gates)
+
+
+def test_every_case_and_every_arm_is_kept(measured: Any) -> None:
+    seed = measured.details["seed 0"]
+    assert set(seed["continual"]) == set(speed.ARMS)
+    for arm in seed["continual"].values():
+        assert set(arm["dice"]["aorta"]) == {"phantom_0003"}
+        assert arm["unrevised_dice_moved"] == [] and arm["steps"]["aorta"] > 0
+    rows = seed["full"]["rival"]["curve"]
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert rows[0]["cpu_seconds"] < rows[1]["cpu_seconds"] and set(rows[0]["dice"]) == {
+        "liver",
+        "spleen",
+        "aorta",
+    }
+    assert seed["full"]["rival"]["steps"] == 4
+
+
+def test_the_rival_sees_the_annotations_that_there_are_and_the_ceiling_all(work: Path, measured: Any) -> None:
+    study = speed.make_study(work / "seed-0", speed.config_of("smoke", 0), TOY, 0, lambda _: None)
+    seen = {arm: [set(case.labels) for case in study.cases(arm)] for arm in ("base", "rival", "ceiling")}
+    assert seen["base"] == [{"liver", "spleen"}] * 3
+    assert (
+        seen["rival"].count({"liver", "spleen", "aorta"}) == 1
+        and seen["rival"].count({"liver", "spleen"}) == 2
+    )
+    assert seen["ceiling"] == [{"liver", "spleen", "aorta"}] * 3
+
+
+def test_what_is_trained_already_is_not_trained_again(work: Path, measured: Any) -> None:
+    (work / "seed-0" / "seed.json").unlink()
+    stages: list[str] = []
+
+    def listen(step: Progress) -> None:
+        stages.append(step.stage)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(speed.SCALES, Preset.SMOKE, TOY)
+        again = speed.run("smoke", (0,), work, listen)
+    assert not any(stage.startswith(("train", "tune")) for stage in stages)
+    assert again.measures == measured.measures and again.data == measured.data
+
+
+def test_real_images_need_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CTUNE_HIPPOCAMPUS", raising=False)
+    with pytest.raises(UsageError, match="CTUNE_HIPPOCAMPUS"):
+        speed.run_hippocampus("smoke", (0,), tmp_path, lambda _: None)
+
+
+def test_a_clock_counts_only_between_start_and_stop() -> None:
+    clock = Clock(cpu=10.0, wall=20.0)
+    clock.start()
+    clock.stop()
+    assert 10.0 <= clock.read()["cpu_seconds"] < 10.5 and 20.0 <= clock.read()["seconds"] < 20.5
+
+
+def test_a_class_that_nobody_has_is_no_nan() -> None:
+    assert means({"aorta": {"a": 0.5, "b": None}, "liver": {"a": None}}) == {"aorta": 0.5, "liver": 0.0}
