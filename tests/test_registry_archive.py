@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,10 @@ import small_registry as small
 from registry import Registry
 from registry.archive import MANIFEST, export, import_archive
 from registry.errors import ArchiveError, ExistsError, IntegrityError, RegistryError, WeightsError
-from registry.mirror import pull, push
+from registry.mirror import open_store, pull, push
+from registry.records import canonical, digest_of
+from registry.rows import Row
+from registry.store import Store
 
 
 @pytest.fixture
@@ -117,6 +120,24 @@ def test_a_pickle_in_the_place_of_weights_is_never_loaded(here: Registry, tmp_pa
     assert not (tmp_path / "exploded").exists()
 
 
+def test_a_pickle_in_an_archive_is_never_loaded(here: Registry, there: Registry, tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self) -> tuple[Callable[..., object], tuple[Path]]:
+            return (Path.touch, (tmp_path / "exploded",))
+
+    # With the right digests all the way up: a registry that did not look made the archive.
+    bomb, model = pickle.dumps(Bomb()), here.load("abdomen:1")
+    record = model.heads["aorta"].model_copy(update={"weights": here.put(bomb)})
+    body = canonical(record)
+    row = Row(digest_of(body), "head", "aorta", body, {}, "2024", "2024")
+    here.catalog.add_record(row)
+    here.add_version("trap", small.model(here, model.record.base, {"aorta": row.digest}))
+    export(here, "trap:1", tmp_path / "trap.ctune")
+    with pytest.raises(WeightsError, match="got a pickle, which could run code and is never loaded"):
+        import_archive(there, tmp_path / "trap.ctune", actor="ada")
+    assert not (tmp_path / "exploded").exists() and not there.versions() and there.verify().clean
+
+
 def test_one_flipped_bit_is_found_and_no_version_appears(there: Registry, archive: Path) -> None:
     def flip(name: str, data: bytes) -> bytes:
         return data[:-1] + bytes([data[-1] ^ 1]) if len(data) > 4000 and name != MANIFEST else data
@@ -186,3 +207,57 @@ def test_a_mirror_that_holds_another_model_under_the_version_is_left_alone(
     with pytest.raises(ExistsError):
         pull(here, mirror, actor="ada")
     assert here.resolve("abdomen:1") != stranger.resolve("abdomen:1")
+
+
+@pytest.mark.parametrize("url", ["{}/mirror", "local://{}/mirror"], ids=["folder", "URL"])
+def test_a_transfer_that_was_cut_off_goes_on_where_it_stopped(
+    here: Registry, there: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    where = url.format(tmp_path)
+    kind = type(open_store(where))
+    write, sent = kind.write, list[str]()
+
+    def cut_off_at_the_third(self: Store, digest: str, chunks: Iterable[bytes]) -> None:
+        if len(sent) == 2:
+            raise KeyboardInterrupt
+        write(self, digest, chunks)
+        sent.append(digest)
+
+    with monkeypatch.context() as cut:
+        cut.setattr(kind, "write", cut_off_at_the_third)
+        with pytest.raises(KeyboardInterrupt):
+            push(here, where, ["abdomen:1"])
+    pull(there, where, actor="ada")
+    assert not there.versions()  # what has no manifest yet is not there
+    rest = push(here, where, ["abdomen:1"])[0]
+    assert rest.blobs == 4 - len(sent)
+    pull(there, where, actor="ada")
+    assert there.resolve("abdomen:1") == here.resolve("abdomen:1") and there.verify().clean
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-1] + bytes([data[-1] ^ 1]), lambda data: data[:50]])
+def test_a_mirror_with_a_damaged_blob_brings_nothing(
+    here: Registry, there: Registry, tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    push(here, tmp_path / "mirror", ["abdomen:1"])
+    blob = small.blob_path(here, tmp_path / "mirror", here.load("abdomen:1").heads["aorta"].weights)
+    whole = blob.read_bytes()
+    blob.chmod(0o644)
+    blob.write_bytes(damage(whole))
+    with pytest.raises(IntegrityError, match=f"expected the blob sha256:{blob.name[:12]}") as told:
+        pull(there, tmp_path / "mirror", actor="ada")
+    assert told.value.exit_code == 4 and not there.versions() and there.verify().clean
+    assert there.store.leftovers(0.0) == []
+    blob.write_bytes(whole)
+    assert pull(there, tmp_path / "mirror", actor="ada")[0].version == 1
+
+
+def test_a_damaged_blob_is_never_carried_on(here: Registry, tmp_path: Path) -> None:
+    blob = small.blob_path(here, tmp_path / "here", here.load("abdomen:3").heads["aorta"].weights)
+    blob.chmod(0o644)
+    blob.write_bytes(b"\x01" + blob.read_bytes()[1:])
+    with pytest.raises(IntegrityError, match=f"expected the blob sha256:{blob.name[:12]}"):
+        export(here, "abdomen:3", tmp_path / "model.ctune")
+    with pytest.raises(IntegrityError, match=f"expected the blob sha256:{blob.name[:12]}"):
+        push(here, tmp_path / "mirror", ["abdomen:3"])
+    assert not list(tmp_path.glob("*model.ctune*")) and open_store(tmp_path / "mirror").refs() == []
