@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import small_registry as small
 
 from registry import ModelRecord, Registry
+from registry.archive import export
+from registry.card import card
 from registry.errors import GateError, InvalidNameError, MismatchError, NotFoundError, RegistryError
 from registry.gate import Gate, judge
 from registry.history import diff, log
+from registry.mirror import push
 from registry.promote import promote, rollback
 
 GOOD = {"liver": [0.9] * 10, "spleen": [0.8] * 10, "aorta": [0.7] * 10}
@@ -103,6 +107,54 @@ def test_rollback_and_promotion_in_turns(registry: Registry) -> None:
     rollback(registry, "abdomen@production", actor="ada")
     promote(registry, "abdomen:3", "production", gate=None, actor="ada")
     assert rollback(registry, "abdomen@production", actor="ada").after == 1
+
+
+def test_whoever_moved_the_alias_meanwhile_has_the_word(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promote(registry, "abdomen:2", "production", gate=None, actor="ada")
+    other, events, aliases = Registry.open(tmp_path), registry.events, registry.aliases
+
+    def meanwhile(version: int, answer: Any) -> Any:
+        other.set_alias("abdomen", "production", version)
+        return answer
+
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "events", lambda name: meanwhile(3, events(name)))
+        with pytest.raises(RegistryError, match="to point at version 2 still, it was moved to 3 meanwhile"):
+            rollback(registry, "abdomen@production", actor="bob")
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "aliases", lambda name: meanwhile(1, aliases(name)))
+        with pytest.raises(RegistryError, match="to point at version 3 still, it was moved to 1 meanwhile"):
+            promote(registry, "abdomen:2", "production", gate=None, actor="bob")
+    assert aliases("abdomen") == {("abdomen", "production"): 1}
+
+
+def test_every_form_of_reference_is_taken_everywhere(registry: Registry, tmp_path: Path) -> None:
+    registry.set_alias("abdomen", "newest", 3)
+    digest = registry.resolve("abdomen:3")
+    forms = ["abdomen", "abdomen:3", "abdomen@newest", f"sha256:{digest}", f"sha256:{digest[:12]}"]
+    for number, form in enumerate(forms):
+        assert (
+            registry.load(form).digest == registry.resolve(form) == card(registry, form)["digest"] == digest
+        )
+        assert {row.change for row in diff(registry, form, "abdomen:3").classes} == {"same"}
+        assert registry.record_of(registry.compose(form, {"aorta": form}))
+        assert promote(registry, form, f"to{number}", gate=None, actor="ada").after == 3
+        assert export(registry, form, tmp_path / f"{number}.ctune").model == digest
+        assert push(registry, tmp_path / f"mirror{number}", [form])[0].version == 3
+    assert registry.verify().clean
+
+
+def test_the_card_of_a_model(registry: Registry) -> None:
+    shown = card(registry, "abdomen:2")
+    assert shown["versions"] == ["abdomen:2"] and shown["base"]["fingerprint"] == small.BASE_FINGERPRINT
+    aorta = shown["classes"]["aorta"]
+    assert (aorta["round"], aorta["cases"], aorta["annotations"]) == (1, 1, {"revised": 1})
+    assert aorta["experts"] == ["ada"] and aorta["scores"]["dice"] == pytest.approx(0.85)
+    assert aorta["measured"] == {"seconds": 4.5, "device": "cpu"}
+    assert sorted(shown["classes"]) == ["aorta", "liver", "spleen"] and shown["evaluations"][0]["cases"] == 10
+    assert [step["versions"] for step in shown["lineage"]] == [["abdomen:1"]]
 
 
 def test_a_digest_without_a_name_cannot_be_promoted(registry: Registry) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from registry.errors import (
     WeightsError,
 )
 from registry.records import canonical, digest_of, read_record
+from registry.weights import check_weights
 
 ZERO = "0" * 64
 
@@ -164,6 +166,15 @@ def test_weights_that_are_no_safetensors_are_refused(tmp_path: Path, data: bytes
     with pytest.raises(WeightsError) as told:
         registry.register(record.model_copy(update={"weights": registry.put(data)}))
     assert text in str(told.value) and told.value.exit_code == 4
+
+
+def test_what_claims_an_endless_header_is_not_read() -> None:
+    def chunks() -> Iterator[bytes]:
+        yield (200_000_000).to_bytes(8, "little")
+        raise AssertionError("read on")
+
+    with pytest.raises(WeightsError, match="to be safetensors, got bytes that begin"):
+        check_weights(chunks(), 300_000_000, "the weights of a head")
 
 
 def test_a_head_on_another_base_says_which_it_needs(tmp_path: Path) -> None:
