@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from scipy import ndimage
 
 from ctune.data.files import read_json
@@ -158,11 +159,10 @@ class ReviewDesk:
         if not count:
             return []
         sizes = np.bincount(regions.ravel(), minlength=count + 1)[1:]
+        boxes = ndimage.find_objects(regions)
         order = np.argsort(-sizes, kind="stable")[:_MOST_SPOTS]
-        peaks = ndimage.maximum_position(heat, regions, order + 1)
         return [
-            Spot((int(x), int(y), int(z)), float(sizes[i]) * grid.voxel_ml)
-            for i, (x, y, z) in zip(order, peaks, strict=True)
+            Spot(_middle(heat, regions == i + 1, boxes[i]), float(sizes[i]) * grid.voxel_ml) for i in order
         ]
 
     # What is taken --------------------------------------------------------------------------------------------------
@@ -265,3 +265,14 @@ class ReviewDesk:
         self.audit.append(
             expert, verdict, case_id, round=self.round_number, changed_ml=changed, comment=comment
         )
+
+
+def _middle(
+    heat: npt.NDArray[np.int32], region: npt.NDArray[np.bool_], box: tuple[slice, ...]
+) -> tuple[int, int, int]:
+    """Of the region's hottest voxels (X, Y, Z), the one nearest to their middle: inside also where the region is bent."""
+    inside = np.where(region[box], heat[box], -1)
+    hottest = np.argwhere(inside == inside.max())
+    nearest = hottest[np.argmin(((hottest - hottest.mean(axis=0)) ** 2).sum(axis=1))]
+    x, y, z = (int(part.start + at) for part, at in zip(box, nearest, strict=True))
+    return x, y, z

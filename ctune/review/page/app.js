@@ -164,7 +164,7 @@ function spot() {
   const spots = page.open?.spots ?? [];
   if (!spots.length) return say("No hot spot in this case.");
   page.spot = (page.spot + 1) % spots.length;
-  viewer.jump(spots[page.spot].voxel, page.open.affine);
+  viewer.jump(spots[page.spot].voxel);
   $("spot").textContent = `Hot spot ${page.spot + 1} of ${spots.length}, ${spots[page.spot].ml.toFixed(2)} mL`;
 }
 function clock() { const s = Math.floor(page.seconds); $("timer").textContent = `${Math.floor(s / 60)}:${String(s % 60).padStart(2, "0")}`; }

@@ -11,8 +11,8 @@ const LAYOUTS = ["planes", "axial", "render"];
 export class Viewer {
   constructor(canvas) {
     this.canvas = canvas;
-    this.nv = new Niivue({ isColorbar: false, show3Dcrosshair: true, crosshairWidth: 1, multiplanarShowRender: 1, multiplanarLayout: 2,
-      isOrientCube: false, backColor: [0, 0, 0, 1], crosshairColor: [1, 1, 1, 0.45], textHeight: 0.03, dragAndDropEnabled: false, logLevel: "error" });
+    this.nv = new Niivue({ isColorbar: false, show3Dcrosshair: true, crosshairWidth: 0.15, multiplanarShowRender: 1, multiplanarLayout: 2,
+      isOrientCube: false, backColor: [0, 0, 0, 1], crosshairColor: [1, 1, 1, 0.45], textHeight: 0.035, dragAndDropEnabled: false, logLevel: "error" });
     this.layout = 0;
   }
   async start() { await this.nv.attachToCanvas(this.canvas); }
@@ -97,10 +97,11 @@ export class Viewer {
   step(by) { this.nv.moveCrosshairInVox(0, 0, by); }
   // Crosshair in RAS voxels.
   get at() { return [...this.nv.frac2vox(this.nv.scene.crosshairPos)]; }
-  // To voxel (X, Y, Z) of the file.
-  jump(voxel, affine) {
-    const mm = affine.slice(0, 3).map((row) => row[0] * voxel[0] + row[1] * voxel[1] + row[2] * voxel[2] + row[3]);
-    this.nv.scene.crosshairPos = this.nv.mm2frac(mm);
+  // To voxel (X, Y, Z) of the file: by steps and not by millimetres, which NiiVue squares up on slanted grids.
+  jump(voxel) {
+    const { img2RASstep: step, hdr } = this.nv.volumes[0], strides = [1, hdr.dims[1], hdr.dims[1] * hdr.dims[2]];
+    const ras = step.map((s, k) => { const at = voxel[strides.indexOf(Math.abs(s))]; return s > 0 ? at : this.dims[k] - 1 - at; });
+    this.nv.scene.crosshairPos = this.nv.vox2frac(ras);
     this.nv.createOnLocationChange();
     this.nv.drawScene();
   }
