@@ -116,13 +116,13 @@ function choose(tool) {
 // After each stroke: what may not be painted is taken back, what remains can be undone and is saved.
 function changed() {
   if (!page.editing) return;
-  const now = viewer.bitmap, before = page.before, locked = viewer.locked();
+  const now = viewer.bitmap, before = page.before;
   const low = Number($("low").value), high = Number($("high").value);
   let mended = false;
   for (let i = 0; i < now.length; i++) {
     if (now[i] === before[i] || !now[i]) continue;
     const outside = page.tool === "threshold" && (viewer.image[i] < low || viewer.image[i] > high);
-    if (locked[i] || outside) { now[i] = before[i]; mended = true; }
+    if (outside || viewer.locked(i)) { now[i] = before[i]; mended = true; }
   }
   if (mended) viewer.refresh();
   if (page.histories[page.editing].add(before, now)) touch();
@@ -141,6 +141,8 @@ async function flush() {
   page.saving = sendDraft(page.open.id, page.editing, viewer.voxels());
   try {
     const { version } = await page.saving;
+    const item = page.items.find((i) => i.id === page.open.id);
+    if (!item.draft) { item.draft = true; drawQueue(); }
     saved("saved", `${page.editing} saved ${new Date().toLocaleTimeString()} (version ${version})`);
   } catch (error) {
     page.dirty = true;
@@ -244,7 +246,7 @@ function wire() {
   $("enter").onclick = guarded(async () => { await signIn($("token").value); $("sign").close(); await loadQueue(); });
   for (const kind of ["pointerup", "mouseup", "touchend"]) addEventListener(kind, () => setTimeout(changed, 0));
   for (const kind of ["pointermove", "pointerdown", "wheel"]) addEventListener(kind, () => { page.touched = performance.now(); }, { passive: true });
-  viewer.nv.onLocationChange = (at) => { $("place").textContent = at.string ?? ""; };
+  viewer.nv.onLocationChange = (at) => { $("place").textContent = `${at.mm.slice(0, 3).map((v) => v.toFixed(1)).join(", ")} mm · ${Math.round(at.values[0].value)} HU`; };
   addEventListener("beforeunload", (event) => { if (page.dirty) event.preventDefault(); });
   choose("look");
 }

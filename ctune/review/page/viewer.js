@@ -64,11 +64,11 @@ export class Viewer {
     this.#each((ras, file) => { out[file] = from[ras] ? 1 : 0; });
     return out;
   }
-  // Which voxels, in RAS order, belong to a locked class.
-  locked() {
-    const out = new Uint8Array(this.whole.length), from = this.labels.img;
-    this.#each((ras, file) => { out[ras] = from[file] ? 1 : 0; });
-    return out;
+  // Whether voxel `i`, in RAS order, belongs to a locked class.
+  locked(i) {
+    const { img2RASstep: step, img2RASstart: start } = this.nv.volumes[0], [nx, ny] = this.dims;
+    const x = i % nx, y = Math.floor(i / nx) % ny, z = Math.floor(i / (nx * ny));
+    return this.labels.img[start[0] + start[1] + start[2] + x * step[0] + y * step[1] + z * step[2]] > 0;
   }
   #each(visit) {
     const { img2RASstep: step, img2RASstart: start } = this.nv.volumes[0], [nx, ny, nz] = this.dims;
