@@ -145,3 +145,14 @@ def test_the_settings_file_stays(copy: Path) -> None:
     before = (copy / "ctune.toml").read_bytes()
     tune(copy, "--classes", "aorta", "--data", "full", "--epochs", "1")
     assert (copy / "ctune.toml").read_bytes() == before
+
+
+def test_earlier_cases_train_again_with_reuse(copy: Path) -> None:
+    few, more = (
+        json.loads(tune(copy, "--classes", "liver", "--epochs", "1", "--force", "--json", *words).stdout)[
+            "steps"
+        ]
+        for words in ((), ("--reuse", "1"))
+    )
+    assert (few["liver"], more["liver"]) == (1, 2)
+    assert tune(copy, "--classes", "liver", "--reuse", "2").exit_code == 2
