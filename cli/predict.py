@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,9 +14,23 @@ from cli.output import AsJson, emit, progress
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ctune.config import Config
+    from ctune.inference.runtime import Runtime
+    from ctune.model.network import Network
+    from ctune.project import Project
+
+
+class Runtimes(StrEnum):
+    """What networks run in."""
+
+    TORCH = "torch"
+    ONNX = "onnx"
+
 
 def predict(
-    model: Annotated[str, typer.Argument(help="NAME, NAME:VERSION, NAME@ALIAS or sha256:...")],
+    model: Annotated[
+        str, typer.Argument(help="NAME, NAME:VERSION, NAME@ALIAS or sha256:...; with --runtime onnx a file.")
+    ],
     images: Annotated[
         list[Path] | None,
         typer.Argument(
@@ -44,16 +59,17 @@ def predict(
             help="Also measure how predictions change when mirrored, for `ctune score`; writes probabilities too.",
         ),
     ] = False,
+    runtime: Annotated[
+        str, typer.Option("--runtime", help="torch, or onnx for a file that `ctune export onnx` wrote.")
+    ] = "torch",
     project: ProjectDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Predict masks on each CT's own grid, with volumes in mL; run again, it does what is missing."""
     from ctune.cohort import pool_inputs, predict_inputs
-    from ctune.compositions import load_model
     from ctune.data.files import write_json
     from ctune.inference.inputs import find_inputs
     from ctune.inference.output import Wanted
-    from ctune.optimise import resolve_device
     from ctune.predict import read_volumes
     from ctune.project import find_project
     from ctune.types import Split
@@ -64,12 +80,12 @@ def predict(
     else:
         cases = found.pool.cases(choice(Split, split, "--split"))
         inputs = pool_inputs(found, [case.id for case in cases])
-    loaded = load_model(found.open_registry(), model, resolve_device(found.config.device))
+    network, digest, config = _opened(found, model, choice(Runtimes, runtime, "--runtime"), names(classes))
     with progress("predict", as_json) as on_progress:
         ids, refused = predict_inputs(
-            found.config.model_copy(update={"preprocessing": loaded.preprocessing}),
-            loaded.network,
-            loaded.digest,
+            config,
+            network,
+            digest,
             inputs,
             out,
             classes=names(classes) or None,
@@ -86,7 +102,39 @@ def predict(
         for case_id, why in refused:
             console.print(f"refused {case_id}: {why}")
 
-    document: dict[str, Any] = {"model": loaded.digest, "out": out, "volumes_ml": volumes}
+    document: dict[str, Any] = {"model": digest, "out": out, "volumes_ml": volumes}
     emit({**document, "refused": dict(refused)}, as_json, human)
     if refused:
         raise typer.Exit(1)
+
+
+def _opened(
+    project: Project, model: str, runtime: Runtimes, classes: list[str]
+) -> tuple[Network | Runtime, str, Config]:
+    """What runs, the digest of its model, and the project's settings as this model needs them."""
+    from ctune.compositions import load_model
+    from ctune.config import Preprocessing
+    from ctune.optimise import resolve_device
+
+    config = project.config
+    if runtime is Runtimes.TORCH:
+        loaded = load_model(project.open_registry(), model, resolve_device(config.device))
+        return (
+            loaded.network,
+            loaded.digest,
+            config.model_copy(update={"preprocessing": loaded.preprocessing}),
+        )
+    from functools import partial
+
+    from ctune.export.onnx import OnnxNetwork
+    from ctune.inference.runtime import ArrayRuntime
+
+    graph = OnnxNetwork(Path(model))
+    wanted = tuple(classes) or graph.classes
+    inference = config.inference.model_copy(update={"patch_size": graph.window})
+    preprocessing = Preprocessing.model_validate(graph.about["preprocessing"])
+    return (
+        ArrayRuntime(partial(graph, classes=wanted), wanted),
+        str(graph.about["model"]),
+        config.model_copy(update={"preprocessing": preprocessing, "inference": inference}),
+    )

@@ -103,6 +103,19 @@ def test_what_cannot_be_read_is_told_and_ends_with_one(made: Project, tmp_path: 
     assert "refused bad: case bad: expected an image, got an empty file" in answer.stdout
 
 
+def test_another_runtime(made: Project, tmp_path: Path) -> None:
+    unknown = run(made, "--runtime", "tensorrt")
+    assert (
+        unknown.exit_code == 2
+        and "expected one of torch, onnx for --runtime, got 'tensorrt'" in unknown.stderr
+    )
+    pytest.importorskip("onnxruntime", reason="the extra `serve` is not installed")
+    (tmp_path / "bad.onnx").write_bytes(b"no graph")
+    words = ["predict", str(tmp_path / "bad.onnx"), "--runtime", "onnx", "--project", str(made.root)]
+    answer = runner.invoke(app, words)
+    assert answer.exit_code == 1 and "expected an ONNX file that ctune exported" in answer.stderr
+
+
 # DICOM ----------------------------------------------------------------------------------------------------------------
 
 

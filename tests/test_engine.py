@@ -238,6 +238,10 @@ def test_the_same_case_gives_the_same_bytes_and_a_finished_one_is_left_alone(tmp
     stamp = (tmp_path / "a" / "c" / "liver.nii.gz").stat().st_mtime_ns
     predict_jobs(runtime, [job(tmp_path / "a", case)], made, model="m")
     assert (tmp_path / "a" / "c" / "liver.nii.gz").stat().st_mtime_ns == stamp, "more than asked for is there"
+    (tmp_path / "c").mkdir()
+    predict_jobs(runtime, [job(tmp_path, case)], made, model="m")
+    predict_jobs(runtime, [job(tmp_path, case)], made, model="m", wanted=Wanted(probabilities=True))
+    assert (tmp_path / "c" / "probabilities.nii.gz").exists(), "less than asked for is done again"
     predict_jobs(runtime, [job(tmp_path / "a", case)], made, model="another")
     assert (tmp_path / "a" / "c" / "liver.nii.gz").stat().st_mtime_ns != stamp
 
