@@ -73,12 +73,14 @@ def start(
 
 @app.command()
 def status(project: ProjectDir = None, as_json: AsJson = False) -> None:
-    """Every round and where it stands; mean Dice of each class after each, accuracy, backward transfer, forgetting."""
+    """Every round and where it stands; mean Dice of each class after each, accuracy, backward transfer, forgetting;
+    and whether the queue still holds real errors."""
     from ctune.project import find_project
-    from ctune.round import history, rounds
+    from ctune.round import changes, history, rounds
+    from ctune.stop import advise
 
     found = find_project(project)
-    states, past = rounds(found), history(found)
+    states, past, advice = rounds(found), history(found), advise(changes(found))
 
     def human(console: Console) -> None:
         if not states:
@@ -90,8 +92,15 @@ def status(project: ProjectDir = None, as_json: AsJson = False) -> None:
         if past.continual:
             c = past.continual
             console.print(f"ACC {c.acc:.3f}, BWT {c.bwt:+.3f}, forgetting {c.forgetting:.3f}")
+        if advice:
+            console.print(advice.text)
 
-    document = {"rounds": [_document(s) for s in states], "scores": past.stages, "continual": past.continual}
+    document = {
+        "rounds": [_document(s) for s in states],
+        "scores": past.stages,
+        "continual": past.continual,
+        "advice": advice,
+    }
     emit(document, as_json, human)
 
 

@@ -21,7 +21,7 @@ from ctune.evaluate import read_scores
 from ctune.foundation import annotated_classes, retune_model, train_model
 from ctune.hybrid import load_hybrid
 from ctune.project import Project
-from ctune.round import ARROWS, folder_of, hand_in, history, resume, rounds, simulate_expert, start
+from ctune.round import ARROWS, changes, folder_of, hand_in, history, resume, rounds, simulate_expert, start
 from ctune.select import read_csv
 from ctune.strategy import revised_cases
 from ctune.types import Source, Split
@@ -182,6 +182,11 @@ def test_a_second_round_starts_from_the_tuned_head(copy: tuple[Project, Path, st
     chosen = [{r.case_id for r in read_csv(folder_of(made, n) / "selection.csv")} for n in (1, 2)]
     assert not chosen[0] & chosen[1], "a case that was revised is not handed out again"
     assert len(registry.record_of(heads[1]).annotations) == 4  # type: ignore[union-attr]
+    # What the first round's expert drew was new; in the second there was a prediction to change.
+    found = changes(made)
+    assert {c.class_name for c in found} == {"aorta"}
+    assert {c.case_id for c in found} <= {r.case_id for r in read_csv(folder_of(made, 2) / "selection.csv")}
+    assert all(c.before_ml + c.after_ml >= c.changed_ml for c in found) and changes(made) == found
 
 
 def test_tuning_outside_a_round(copy: tuple[Project, Path, str]) -> None:

@@ -3,6 +3,7 @@
 from ctune.round.desk import hand_in, simulate_expert
 from ctune.round.drive import resume, start
 from ctune.round.history import History, history
+from ctune.round.revisions import changes
 from ctune.round.state import ARROWS, ArrowDone, RoundState, folder_of, rounds
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "ArrowDone",
     "History",
     "RoundState",
+    "changes",
     "folder_of",
     "hand_in",
     "history",
