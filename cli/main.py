@@ -53,6 +53,7 @@ COMMANDS = (
     Command(
         "registry", "cli.registry:app", "Versions of models: list, compare, promote, verify, move.", MODELS
     ),
+    Command("export", "cli.export:app", "Write a model for places where ctune is not: ONNX.", MODELS),
     Command("bench", "cli.bench:app", "Measure what the loop costs and gives.", FIGURES),
 )
 """Every command; its module is imported when the command runs, so that ``ctune --help`` stays quick."""

@@ -117,7 +117,7 @@ def test_the_32_classes_are_the_default(tmp_path: Path) -> None:
         "kidney_left",
     )
     with pytest.raises(
-        ModelError, match="expected 32 different classes .* got 3; pass --classes in the order"
+        ModelError, match=r"expected 32 different classes .* got 3; pass --classes in the order"
     ):
         read_checkpoint(tmp_path / "u.pth", "universal-model", NAMES)
 
@@ -199,7 +199,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path, content: bytes) -> None:
 
 def test_other_content_is_refused(tmp_path: Path) -> None:
     torch.save([1, 2], tmp_path / "list.pth")
-    with pytest.raises(ModelError, match="expected a dict of weights .* got list"):
+    with pytest.raises(ModelError, match=r"expected a dict of weights .* got list"):
         read_checkpoint(tmp_path / "list.pth", "suprem")
     other = nn.Conv3d(1, 2, 3).state_dict()
     with pytest.raises(ModelError, match="got bias, weight; other networks cannot be imported"):

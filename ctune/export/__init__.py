@@ -1,0 +1,1 @@
+"""Models for places where ctune is not: ONNX."""
