@@ -84,6 +84,14 @@ def test_live_features_are_those_of_the_base(tmp_path: Path) -> None:
     assert all(torch.equal(got[name], tensor) for name, tensor in whole.items())
 
 
+def test_a_head_learns_from_live_features_as_they_are() -> None:
+    net = network()
+    features = LiveFeatures(net.base, CPU).open(VIEW, image).read((0, 0, 0), WHOLE)
+    net.logits(features, ("liver",)).sum().backward()  # type: ignore[no-untyped-call]
+    assert all(p.grad is None for p in net.base.parameters())
+    assert any(p.grad is not None for p in net.head("liver").parameters())
+
+
 def losses(folder: Path, epochs: int = 4, **changes: object) -> tuple[float, ...]:
     net = network()
     tuning = config().tune.model_copy(update={"epochs": epochs, **changes})
