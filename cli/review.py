@@ -57,6 +57,17 @@ def review(
         _serve(found.root, where, host, port, expert, as_json)
 
 
+def audit_problems(project: Path | None, registry: Path | None) -> tuple[str, ...]:
+    """What is wrong with the audit log of the project whose registry is verified; a registry's folder alone has none."""
+    if registry is not None:
+        return ()
+    from ctune.project import find_project
+    from ctune.review.audit import AuditLog
+
+    path = find_project(project).root / "review" / "audit.jsonl"
+    return tuple(AuditLog(path).verify()) if path.parent.exists() else ()
+
+
 def _verify(root: Path, as_json: bool) -> None:
     from ctune.review.audit import AuditLog
 

@@ -49,6 +49,19 @@ def ct(seed: int) -> np.ndarray:
     return np.rint(hu).astype(np.int16)
 
 
+def image_project(root: Path, image: Path, voxel: tuple[int, int, int]) -> Project:
+    """One case, an image from elsewhere, with one new class and a hot spot at `voxel`."""
+    made, folder = create_project(root, preset("phantom", classes=("spleen",))), root / "rounds" / "001"
+    grid = made.pool.add_case("case_1", image, Split.POOL).grid
+    heat = np.zeros(grid.shape, np.uint8)
+    heat[voxel] = 255
+    write_volume(folder / "attention" / "case_1.nii.gz", heat, grid)
+    write_csv(folder / "selection.csv", [Selected(1, "case_1", 1.0, ("spleen",), "spleen: new class")])
+    write_importances(folder / "scores.json", [CaseImportance("case_1", 1.0, {})])
+    _wait_for_the_expert(made, 1)
+    return made
+
+
 def review_project(root: Path, cases: int = 2) -> Project:
     """`cases` cases in the queue; liver and aorta are predicted (the liver lacks its first slice), spleen is a new class."""
     made = create_project(root, preset("phantom", classes=("liver", "spleen", "aorta")))
@@ -75,10 +88,14 @@ def review_project(root: Path, cases: int = 2) -> Project:
         rows.append(Selected(number, case_id, 3.0 - number, ("spleen", "liver"), words))
     write_csv(folder_of(made, 1) / "selection.csv", rows)
     write_importances(folder_of(made, 1) / "scores.json", scores)
+    _wait_for_the_expert(made, cases)
+    return made
+
+
+def _wait_for_the_expert(made: Project, cases: int) -> None:
     done = ArrowDone(finished=now(), seconds=0.0)
     state = RoundState(
         number=1, name="small", model="0" * 64, classes=("spleen", "liver"), cases=cases, strategy="importance",
         seed=0, expert="expert", started=now(), arrows=dict.fromkeys(("predict", "score", "select"), done),
     )  # fmt: skip
     write_state(made, state)
-    return made

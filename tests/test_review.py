@@ -194,3 +194,23 @@ def test_cannot_judge_keeps_the_reason(made: Project) -> None:
     assert browser.get("/api/queue").json()["items"][1]["state"] == "cannot judge"
     assert ReviewDesk(made).state.verdicts(1)[0].comment == "motion"
     assert ReviewDesk(made).audit.lines()[-1]["what"] == "cannot_judge"
+
+
+def test_the_registry_of_a_project_is_verified_with_its_audit_log(
+    made: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from cli.main import run
+
+    log = ReviewDesk(made).audit
+    log.append("dr. a", "saw", "case_1")
+    for command in (["registry", "verify"], ["review", "--verify"]):
+        for text, code in ((log.path.read_text(), 0), (log.path.read_text().replace("dr. a", "dr. b"), 4)):
+            was = log.path.read_text()
+            log.path.write_text(text)
+            with pytest.raises(SystemExit) as end:
+                run([*command, "--project", str(made.root)])
+            log.path.write_text(was)
+            assert end.value.code == code
+            assert ("audit log: expected line 1 of" in " ".join(capsys.readouterr().out.split())) == (
+                code == 4
+            )

@@ -16,7 +16,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from small_review import AFFINE, box, review_project
+from small_review import AFFINE, box, image_project, review_project
 
 from ctune.project import Project
 
@@ -31,6 +31,7 @@ FLAGS = (
     "--headless=new", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--no-sandbox", "--disable-quic",
     "--disable-background-networking", "--window-size=1366,900",
 )  # fmt: skip
+REAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "totalsegmentator" / "example_ct_sm.nii.gz"
 SPOT = (29, 16, 8)
 """The middle of the smaller hot spot, in the file's own voxels."""
 
@@ -180,3 +181,24 @@ def test_a_server_that_dies_in_the_middle_of_a_draw_loses_nothing(browser: Any, 
     press(browser, "j")
     wait(lambda: js(browser, "review.page.editing"))
     assert drawn(browser) == expected, "the draft goes on where it was"
+
+
+@pytest.mark.skipif(not REAL.exists(), reason=f"the real CT is not in {REAL}")
+def test_a_real_ct(browser: Any, tmp_path: Path) -> None:
+    ct = nib.load(REAL)
+    voxel = tuple(n // 3 for n in ct.shape)
+    server = Server(image_project(tmp_path / "project", REAL, voxel))  # type: ignore[arg-type]
+    try:
+        open_case(browser, server.start())
+        press(browser, "mb")
+        stroke(browser, 20)
+        wait(lambda: state(browser) == "saved")
+        count = drawn(browser)
+        press(browser, "\ue007")
+        wait(lambda: list((server.root / "pool").glob("case_1/annotations/spleen/revised-*.json")))
+        image = saved_mask(server, "spleen")
+        mask = np.asarray(image.dataobj)
+        assert mask[voxel] == 1 and mask.sum() == count
+        assert image.shape == ct.shape and np.allclose(image.affine, ct.affine, atol=1e-5)
+    finally:
+        server.kill()

@@ -10,7 +10,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from ctune.round.state import now
+from ctune.data.annotations import now
 
 _START = "0" * 64
 

@@ -100,7 +100,7 @@ function drawClasses() {
     const mark = document.createElementNS("http://www.w3.org/2000/svg", "svg"), path = document.createElementNS("http://www.w3.org/2000/svg", "path");
     mark.setAttribute("viewBox", "0 0 14 14"); path.setAttribute("d", SHAPES[i % SHAPES.length]); path.setAttribute("fill", c.colour); path.setAttribute("stroke", "currentColor"); path.setAttribute("stroke-width", ".6"); mark.append(path);
     const here = c.name === page.editing, wanted = page.open.to_revise.includes(c.name);
-    const button = make("button", { title: c.reason, onclick: guarded(() => edit(c.name)) }, mark, make("span", { className: "name", textContent: c.name }),
+    const button = make("button", { title: c.reason, onclick: guarded(() => edit(c.name)) }, mark, make("span", { className: "name", textContent: c.name.replaceAll("_", " ") }),
       make("small", { textContent: here ? "editing" : wanted ? `to revise · ${i + 1}` : `locked · ${i + 1}` }));
     button.setAttribute("aria-pressed", here);
     return make("li", {}, button);
@@ -246,7 +246,7 @@ function wire() {
   $("enter").onclick = guarded(async () => { await signIn($("token").value); $("sign").close(); await loadQueue(); });
   for (const kind of ["pointerup", "mouseup", "touchend"]) addEventListener(kind, () => setTimeout(changed, 0));
   for (const kind of ["pointermove", "pointerdown", "wheel"]) addEventListener(kind, () => { page.touched = performance.now(); }, { passive: true });
-  viewer.nv.onLocationChange = (at) => { $("place").textContent = `${at.mm.slice(0, 3).map((v) => v.toFixed(1)).join(", ")} mm · ${Math.round(at.values[0].value)} HU`; };
+  viewer.nv.onLocationChange = (at) => { $("place").textContent = `${Array.from(at.mm).slice(0, 3).map((v) => v.toFixed(1)).join(", ")} mm · ${Math.round(at.values[0].value)} HU`; };
   addEventListener("beforeunload", (event) => { if (page.dirty) event.preventDefault(); });
   choose("look");
 }
