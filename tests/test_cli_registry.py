@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,25 @@ def test_a_gate_that_says_no_ends_with_exit_code_3(home: Path) -> None:
     assert code == 3 and "liver 0.900 -> 0.500" in err
     assert json.loads(out)["error"]["type"] == "GateError"
     assert made.aliases("small")["small", "gated"] == 1
+
+
+def test_what_is_refused_ends_with_its_code_and_one_line(home: Path, tmp_path: Path) -> None:
+    code, _, err = ctune(home, "compose", "small:1", "--head", "aorta=small:2", "--name", "../../x")
+    assert code == 2 and "../../x" in err and "Traceback" not in err
+    trap = tmp_path / "trap.tar"
+    with tarfile.open(trap, "w") as archive:
+        archive.addfile(tarfile.TarInfo("../../x"))
+    code, out, err = ctune(home, "import", str(trap), "--json")
+    assert code == 1 and json.loads(out)["error"]["type"] == "ArchiveError" and "'../../x'" in err
+    registry = open_project(home).open_registry()
+    head = registry.load("small:2").heads["aorta"].weights
+    blob = small_registry.blob_path(registry, home / "registry", head)
+    whole = blob.read_bytes()
+    blob.unlink()
+    code, _, err = ctune(home, "export", "small:2", str(tmp_path / "small.tar"))
+    assert code == 4 and f"expected the blob sha256:{head[:12]}" in err
+    assert not (tmp_path / "small.tar").exists()
+    assert registry.put(whole) == head and registry.verify().clean
 
 
 def test_a_head_of_a_round_says_how_it_came_to_be(home: Path) -> None:
