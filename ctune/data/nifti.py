@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -263,13 +263,14 @@ def _write(path: Path, data: npt.NDArray[Any], grid: Grid, slope: float | None =
             f"expected an array of the grid's shape {grid.shape}, got {data.shape} for {path}"
         )
     header = header_bytes(grid, data.dtype, data.shape[3] if data.ndim == 4 else None, slope)
-    with write_atomically(path) as temporary, temporary.open("wb") as raw:
+    with write_atomically(path) as temporary, ExitStack() as opened:
+        file: Any = opened.enter_context(temporary.open("wb"))
         if path.suffix == ".gz":
             # No time and no name in the gzip header: the same image gives the same bytes.
-            with gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0, compresslevel=3) as file:
-                _body(file, header, data)
-        else:
-            _body(raw, header, data)
+            packed = gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0, compresslevel=3)
+            file = opened.enter_context(packed)
+        file.write(header)
+        file.write(np.asfortranarray(data).tobytes(order="F"))
 
 
 def header_bytes(
@@ -293,11 +294,6 @@ def header_bytes(
         image.header.set_slope_inter(slope, 0.0)
     image.header["vox_offset"] = 352
     return bytes(image.header.binaryblock) + b"\0\0\0\0"
-
-
-def _body(file: Any, header: bytes, data: npt.NDArray[Any]) -> None:
-    file.write(header)
-    file.write(np.asfortranarray(data).tobytes(order="F"))
 
 
 def _line(error: Exception) -> str:
