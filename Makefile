@@ -1,7 +1,7 @@
 # `make demo` and `make test` do all set-up themselves; a second call finds the environment ready.
 PYTHON ?= python3
 VENV ?= .venv
-EXTRAS ?= dev,bench,dicom
+EXTRAS ?= dev,bench,dicom,onnx
 PIP_ARGS ?=
 PYTEST_ARGS ?=
 CONTAINER ?= docker

@@ -109,7 +109,7 @@ def test_another_runtime(made: Project, tmp_path: Path) -> None:
         unknown.exit_code == 2
         and "expected one of torch, onnx for --runtime, got 'tensorrt'" in unknown.stderr
     )
-    pytest.importorskip("onnxruntime", reason="the extra `serve` is not installed")
+    pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
     (tmp_path / "bad.onnx").write_bytes(b"no graph")
     words = ["predict", str(tmp_path / "bad.onnx"), "--runtime", "onnx", "--project", str(made.root)]
     answer = runner.invoke(app, words)

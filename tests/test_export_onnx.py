@@ -23,8 +23,8 @@ from ctune.model.network import Network
 from ctune.project import Project
 from registry import Registry
 
-pytest.importorskip("onnxruntime", reason="the extra `serve` is not installed")
-pytest.importorskip("onnx", reason="the extra `serve` is not installed")
+pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
+pytest.importorskip("onnx", reason="the extra `onnx` is not installed")
 
 WINDOW = (SIDE, SIDE, SIDE)
 KINDS: Mapping[str, str] = {"liver": "text", "spleen": "text", "aorta": "pyramid"}

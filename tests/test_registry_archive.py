@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import pickle
 import tarfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -108,25 +107,23 @@ def test_a_hostile_member_is_refused_before_anything_is_written(
     assert empty(there) and sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_pickle_in_the_place_of_weights_is_never_loaded(here: Registry, tmp_path: Path) -> None:
-    class Bomb:
-        def __reduce__(self) -> tuple[Callable[..., object], tuple[str]]:
-            return (Path.touch, (tmp_path / "exploded",))  # type: ignore[return-value]
+def pickle_bomb(marker: Path) -> bytes:
+    """A pickle, put together by hand, that makes the folder `marker` when somebody loads it: os.mkdir(marker)."""
+    path = str(marker).encode()
+    return b"\x80\x02cos\nmkdir\nX" + len(path).to_bytes(4, "little") + path + b"\x85R."
 
+
+def test_a_pickle_in_the_place_of_weights_is_never_loaded(here: Registry, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="safetensors"):
-        bomb = here.put(pickle.dumps(Bomb()))
+        bomb = here.put(pickle_bomb(tmp_path / "exploded"))
         record = here.load("abdomen:1").heads["aorta"]
         here.register(record.model_copy(update={"weights": bomb}))
     assert not (tmp_path / "exploded").exists()
 
 
 def test_a_pickle_in_an_archive_is_never_loaded(here: Registry, there: Registry, tmp_path: Path) -> None:
-    class Bomb:
-        def __reduce__(self) -> tuple[Callable[..., object], tuple[Path]]:
-            return (Path.touch, (tmp_path / "exploded",))
-
     # With the right digests all the way up: a registry that did not look made the archive.
-    bomb, model = pickle.dumps(Bomb()), here.load("abdomen:1")
+    bomb, model = pickle_bomb(tmp_path / "exploded"), here.load("abdomen:1")
     record = model.heads["aorta"].model_copy(update={"weights": here.put(bomb)})
     body = canonical(record)
     row = Row(digest_of(body), "head", "aorta", body, {}, "2024", "2024")
