@@ -211,4 +211,4 @@ def _need(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError:
-        raise UsageError(f"ONNX needs {name}, which is not installed; `pip install 'ctune[serve]'`") from None
+        raise UsageError(f"ONNX needs {name}, which is not installed; `pip install 'ctune[onnx]'`") from None
