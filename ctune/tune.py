@@ -157,6 +157,9 @@ def _side_by_side(
 
     def alone(name: str) -> tuple[float, ...]:
         torch.set_num_threads(1)
+        # Gradients of a head that is nearly right are full of subnormal numbers, on which a CPU is slow: a step took 77 ms
+        # with them and 28 ms with zeros in their place, at the same loss. The mode is this thread's, which ends here.
+        torch.set_flush_denormal(True)
         return one(name)
 
     try:
