@@ -58,7 +58,7 @@ class Scale:
     epochs: int
     size: str = "small"
     look_every: int = 4
-    tune_epochs: int = 3
+    tune_epochs: int = 4
     old: tuple[str, ...] = OLD_FIVE
     new: tuple[str, ...] = NEW_FOUR
 
