@@ -131,7 +131,7 @@ def make_study(
         shutil.rmtree(root, ignore_errors=True)
         _fill(Study(create_project(root, config), truth, scale, revised, seed), on_progress)
         ready.touch()
-    return Study(open_project(root), truth, scale, revised, seed)
+    return Study(Project(open_project(root).root, config), truth, scale, revised, seed)
 
 
 def _fill(study: Study, on_progress: OnProgress) -> None:
