@@ -258,13 +258,16 @@ def gates(measures: Mapping[str, Any], preset: str) -> list[Gate]:
     if preset == Preset.SMOKE:
         return found
     asked = 50.0 if preset == Preset.CPU else 300.0
-    dice = measures["dice_new_classes"]
+    dice, by_class = measures["dice_new_classes"], measures["dice_by_class"]
+    worst = min(by_class["continual"][name] - by_class["rival"][name] for name in by_class["rival"])
     return [
         *found,
         Gate(figure="time_ratio_full_over_continual", value=measures["time_ratio_full_over_continual"],
              bound=asked, at_most=False, reference="agreed for this preset"),
         Gate(figure="continual Dice less rival", value=dice["continual"] - dice["rival"], bound=-MARGIN,
              at_most=False, reference="non-inferior to full training on the same annotations"),
+        Gate(figure="worst new class less rival", value=worst, bound=-0.03, at_most=False,
+             reference="no class far below full training on the same annotations"),
         Gate(figure="ceiling Dice less continual", value=dice["ceiling"] - dice["continual"], bound=0.06,
              reference="close to full training with everything annotated"),
     ]  # fmt: skip
