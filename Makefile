@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 EXTRAS ?= dev,bench,dicom,onnx
 PIP_ARGS ?=
-PYTEST_ARGS ?=
+# A file's tests share fixtures: they stay in one process. The longest files begin (tests/conftest.py).
+PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 CONTAINER ?= docker
 BIN = $(VENV)/bin
 READY = $(VENV)/.ctune-ready
