@@ -1,4 +1,4 @@
-"""``ctune review``."""
+"""``ctune review``: the page itself, or a sub-command."""
 
 from __future__ import annotations
 
@@ -13,8 +13,12 @@ from cli.output import AsJson, emit, note
 if TYPE_CHECKING:
     from rich.console import Console
 
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
+
+@app.callback(invoke_without_command=True)
 def review(
+    ctx: typer.Context,
     port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Where the page listens.")] = 3100,
     host: Annotated[
         str, typer.Option("--host", help="Address to listen on; loopback unless you say otherwise.")
@@ -37,6 +41,8 @@ def review(
     as_json: AsJson = False,
 ) -> None:
     """Serve the review page: the next case, why it comes next, and the tools to correct it."""
+    if ctx.invoked_subcommand is not None:
+        return
     from ctune.project import find_project
     from ctune.review.tokens import add_token
 
