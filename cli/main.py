@@ -43,7 +43,7 @@ COMMANDS = (
     Command("train", "cli.train:train", "Train a base and its first heads on the pool.", LOOP),
     Command("predict", "cli.predict:predict", "Predict masks for cases of the pool or for CT files.", LOOP),
     Command("score", "cli.score:score", "Score where the model is likely wrong, per case and class.", LOOP),
-    Command("select", "cli.score:select", "Choose the cases that an expert should revise next.", LOOP),
+    Command("select", "cli.select:select", "Choose the cases that an expert should revise next.", LOOP),
     Command("review", "cli.review:app", "Serve the review page: next case, why, tools to correct it.", LOOP),
     Command("revise", "cli.revise:revise", "Take in masks that an expert has revised.", LOOP),
     Command("tune", "cli.tune:tune", "Tune the heads of the revised classes; nothing else moves.", LOOP),
