@@ -15,7 +15,8 @@ import numpy as np
 from ctune.errors import GeometryError, ImageFileError, UsageError
 from ctune.types import Case, Grid
 
-_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+"""DICOM's patient space (left, posterior, superior) to NIfTI's."""
 _ABOUT = ["SeriesInstanceUID", "Modality", "SeriesNumber"]
 
 
@@ -33,7 +34,7 @@ def find_series(folder: Path) -> list[list[Path]]:
 
     What holds no slices of an image (segmentations, reports) is left out. Raises UsageError without the extra.
     """
-    pydicom = _import()
+    pydicom = import_pydicom()
     series: dict[tuple[int, str], list[Path]] = {}
     for path in sorted(folder.iterdir()):
         if is_dicom(path):
@@ -50,7 +51,7 @@ def read_series(files: Sequence[Path], case_id: str) -> Case:
     Raises ImageFileError for files that cannot be read or decoded, GeometryError for slices that are no regular volume
     (one is missing, spacing varies, the gantry is tilted).
     """
-    pydicom, where = _import(), files[0].parent
+    pydicom, where = import_pydicom(), files[0].parent
     try:
         slices = [pydicom.dcmread(path) for path in files]
         for one in slices:
@@ -63,12 +64,28 @@ def read_series(files: Sequence[Path], case_id: str) -> Case:
     volume = _volume(slices, case_id, where)
     array = np.ascontiguousarray(np.asarray(volume.array, dtype=np.float32).transpose(2, 1, 0))
     # Slices, rows, columns in LPS -> columns, rows, slices in RAS.
-    affine = _TO_RAS @ np.asarray(volume.affine, dtype=np.float64)[:, [2, 1, 0, 3]]
+    affine = TO_RAS @ np.asarray(volume.affine, dtype=np.float64)[:, [2, 1, 0, 3]]
     if not np.isfinite(array).all():
         raise ImageFileError(
             f"case {case_id}: expected finite intensities in {where}, got NaN; export the series again"
         )
     return Case(case_id, array, Grid(array.shape, affine))
+
+
+def series_headers(files: Sequence[Path], what: str) -> list[Any]:
+    """The data sets of a series without their pixels, for what refers to them. Raises ImageFileError."""
+    pydicom = import_pydicom()
+    try:
+        heads = [pydicom.dcmread(path, stop_before_pixels=True) for path in files]
+        for one in heads:
+            # Some anonymisers empty them in the data set and leave them in the file's head.
+            one.SOPClassUID = one.get("SOPClassUID") or one.file_meta.MediaStorageSOPClassUID
+            one.SOPInstanceUID = one.get("SOPInstanceUID") or one.file_meta.MediaStorageSOPInstanceUID
+    except Exception as error:
+        raise ImageFileError(
+            f"{what}: expected DICOM slices in {files[0].parent}, got one that cannot be read ({_line(error)}); export the series again"
+        ) from None
+    return heads
 
 
 def _volume(slices: list[Any], case_id: str, where: Path) -> Any:
@@ -92,7 +109,8 @@ def _volume(slices: list[Any], case_id: str, where: Path) -> Any:
         ) from None
 
 
-def _import() -> Any:
+def import_pydicom() -> Any:
+    """pydicom, with highdicom beside it. Raises UsageError without the extra."""
     try:
         import highdicom  # noqa: F401
         import pydicom
