@@ -14,6 +14,7 @@ CtuneError                     exit code 1: the work failed
 ├── FrozenChangedError         exit code 4: something that must not move has moved
 ├── GateError                  exit code 3: a gate said no
 ├── RoundError                 a round is in a state that does not allow this
+├── ExecutorError              no worker can be had, or none that is ready for cases
 └── BenchPausedError           a benchmark's time is over; the same command goes on
 
 The registry is a leaf with a tree of its own (``registry.errors``); each of its errors carries ``exit_code`` too.
@@ -86,6 +87,10 @@ class GateError(CtuneError):
 
 class RoundError(CtuneError):
     """A round is in a state that does not allow what was asked."""
+
+
+class ExecutorError(CtuneError):
+    """No worker can be had where work was to be done, or none that is ready for it."""
 
 
 class BenchPausedError(CtuneError):

@@ -17,7 +17,7 @@ HEAVY = ("torch", "monai")
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("ctune", "ctune.errors", "ctune.types", "ctune.classes", "ctune.presets", "ctune.config"),
-    ("ctune.data", "ctune.model", "ctune.losses"),
+    ("ctune.data", "ctune.model", "ctune.losses", "ctune.executors"),
     (
         "ctune.project",
         "ctune.cohort",
@@ -47,18 +47,26 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "ctune.revise",
     ),
     ("ctune.round",),
-    ("ctune.report", "ctune.demo", "ctune.bench", "ctune.review"),
+    ("ctune.report", "ctune.demo", "ctune.bench", "ctune.review", "ctune.serve"),
 )
 """The words, what handles values and files, the verbs, the round, what looks at rounds."""
 
-KNOW_THE_REGISTRY = ("ctune.project", "ctune.compositions", "ctune.recompose", "ctune.round", "ctune.bench")
-"""What opens a project's registry, what turns a network into records and back, the order of a round, and what measures it."""
+KNOW_THE_REGISTRY = (
+    "ctune.project",
+    "ctune.compositions",
+    "ctune.recompose",
+    "ctune.round",
+    "ctune.bench",
+    "ctune.serve",
+)
+"""What opens a project's registry, what turns a network into records and back, the order of a round, what measures it, what serves it."""
 
 WITHOUT_TORCH = (
     "cli",
     "registry",
     *(m for m in LAYERS[0] if m != "ctune"),
     "ctune.data",
+    "ctune.executors",
     "ctune.project",
     "ctune.importance",
     "ctune.postprocess",

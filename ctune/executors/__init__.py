@@ -1,0 +1,1 @@
+"""Where work over many cases is done: this machine, or a Ray cluster."""

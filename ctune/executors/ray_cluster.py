@@ -1,0 +1,197 @@
+"""Workers of a Ray cluster: one actor a GPU, or one for so many cores, each with its model loaded.
+
+A node that is lost takes its actors with it: what they had under way is handed out again, and for each an actor is asked for
+anew, which runs as soon as some node has room for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ctune.errors import ExecutorError, UsageError
+from ctune.executors.local import described, opened, set_threads
+from ctune.executors.work import Answer, Crew, Work
+
+_WAIT_S = 5.0
+"""Between two looks at whether the cluster has grown."""
+_START_S = 300.0
+"""How long no worker at all may take to be ready."""
+
+
+class RayCluster:
+    """Actors on the cluster at `address` (None or "local": one of this machine alone, for the while).
+
+    cores, gpus: what one actor takes; it computes with `cores` threads. workers: how many actors; as many as the cluster has
+    room for when None, and more when it grows. Raises UsageError when Ray is not installed, ExecutorError when the cluster
+    cannot be reached.
+    """
+
+    def __init__(
+        self, address: str | None = "auto", *, workers: int | None = None, cores: int = 1, gpus: float = 0.0
+    ) -> None:
+        self.address, self.workers, self.cores, self.gpus = address, workers, cores, gpus
+
+    @contextmanager
+    def crew(self, work: Work) -> Iterator[Crew]:
+        """See ``work.Executor``."""
+        ray = _ray()
+        ours = not ray.is_initialized()
+        if ours:
+            _connect(ray, self.address)
+        made = _Actors(ray, work, self)
+        try:
+            yield made
+        finally:
+            made.close()
+            if ours:
+                ray.shutdown()
+
+
+class _Actors:
+    def __init__(self, ray: Any, work: Work, settings: RayCluster) -> None:
+        self._ray, self._settings, self._overlap = ray, settings, work.overlap
+        self._work = ray.put(work)
+        self._class = ray.remote(
+            num_cpus=settings.cores, num_gpus=settings.gpus, max_restarts=0, max_concurrency=work.overlap,
+            scheduling_strategy="SPREAD",
+        )(_Actor)  # fmt: skip
+        self._starting: dict[Any, Any] = {}
+        self._busy: dict[Any, int] = {}
+        self._under_way: dict[Any, tuple[int, Any]] = {}
+        self._ever = False
+        self._grow()
+
+    def room(self) -> int:
+        return sum(self._overlap - busy for busy in self._busy.values())
+
+    def give(self, ticket: int, item: Any) -> None:
+        actor = min(self._busy, key=self._busy.__getitem__)
+        self._busy[actor] += 1
+        self._under_way[actor.do.remote(item)] = (ticket, actor)
+
+    def take(self) -> list[Answer]:
+        refs = [*self._starting, *self._under_way]
+        patience = _WAIT_S if self._ever else _START_S
+        ended, _ = (
+            self._ray.wait(refs, num_returns=1, timeout=patience, fetch_local=True) if refs else ([], [])
+        )
+        if not ended and not self._ever:
+            raise ExecutorError(
+                f"expected a worker of {self._what()} within {_START_S:.0f} s, the cluster at {self._settings.address} started "
+                "none; look at `ray status`, or ask for less with --cores"
+            )
+        self._grow()
+        return [answer for ref in ended if (answer := self._ended(ref)) is not None]
+
+    def close(self) -> None:
+        for actor in [*self._busy, *self._starting.values()]:
+            self._ray.kill(actor)
+
+    def _ended(self, ref: Any) -> Answer | None:
+        if ref in self._starting:
+            self._started(ref, self._starting.pop(ref))
+            return None
+        ticket, actor = self._under_way.pop(ref)
+        if actor in self._busy:
+            self._busy[actor] -= 1
+        try:
+            value, error = self._ray.get(ref)
+        except self._ray.exceptions.RayError as lost:
+            self._busy.pop(actor, None)
+            self._ray.kill(actor)
+            return Answer(ticket, error=f"its worker was lost: {_first_line(lost)}", lost=True)
+        return Answer(ticket, value, error)
+
+    def _started(self, ref: Any, actor: Any) -> None:
+        try:
+            failed = self._ray.get(ref)
+        except self._ray.exceptions.RayError:
+            # Its node went while it started: another is asked for when there is room.
+            self._ray.kill(actor)
+            return
+        if failed is not None:
+            raise ExecutorError(failed)
+        self._ever = True
+        self._busy[actor] = 0
+
+    def _grow(self) -> None:
+        wanted = self._settings.workers or max(1, self._room_of_cluster())
+        for _ in range(wanted - len(self._busy) - len(self._starting)):
+            actor = self._class.remote(self._work, self._settings.cores)
+            self._starting[actor.open.remote()] = actor
+
+    def _room_of_cluster(self) -> int:
+        there, asked = self._ray.cluster_resources(), self._settings
+        rooms = [there.get("CPU", 0) // asked.cores] if asked.cores else []
+        rooms += [there.get("GPU", 0) // asked.gpus] if asked.gpus else []
+        return int(min(rooms))
+
+    def _what(self) -> str:
+        gpus = f" and {self._settings.gpus:g} GPUs" if self._settings.gpus else ""
+        return f"{self._settings.cores} cores{gpus}"
+
+
+class _Actor:
+    """In a worker's process. What its methods give is plain: an error of ours need not be known to Ray."""
+
+    def __init__(self, work: Any, threads: int) -> None:
+        self._work, self._threads = work, threads
+
+    def open(self) -> str | None:
+        """Load the model; says why it cannot."""
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+        set_threads(self._threads)
+        try:
+            self._do = opened(self._work)
+        except ExecutorError as error:
+            return str(error)
+        return None
+
+    def do(self, item: Any) -> tuple[Any, str | None]:
+        """(value, None), or (None, why it failed)."""
+        try:
+            return self._do(item), None
+        except Exception as error:
+            return None, described(error)
+
+
+def _ray() -> Any:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError:
+        raise UsageError(
+            "expected Ray for --executor ray, it is not installed; run `pip install ctune[ray]`"
+        ) from None
+    return ray
+
+
+def _connect(ray: Any, address: str | None) -> None:
+    try:
+        _knock(address)
+        ray.init(
+            address=None if address == "local" else address, logging_level=logging.ERROR, log_to_driver=False,
+            include_dashboard=False if address in (None, "local") else None, configure_logging=False,
+        )  # fmt: skip
+    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+        raise ExecutorError(
+            f"expected a Ray cluster at {address!r}, got none: {_first_line(error)}; start one with `ray start --head`, or use "
+            "--executor local"
+        ) from None
+
+
+def _knock(address: str | None) -> None:
+    """Ray itself tries for minutes. Raises OSError when nobody listens at HOST:PORT."""
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=10):
+            pass
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
