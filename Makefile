@@ -1,7 +1,7 @@
 # `make demo` and `make test` do all set-up themselves; a second call finds the environment ready.
 PYTHON ?= python3
 VENV ?= .venv
-EXTRAS ?= dev,bench,dicom,nrrd,onnx
+EXTRAS ?= dev,bench,dicom,nrrd,onnx,serve
 PIP_ARGS ?=
 # A file's tests share fixtures: they stay in one process. The longest files begin (tests/conftest.py).
 PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder

@@ -54,6 +54,7 @@ COMMANDS = (
         "registry", "cli.registry:app", "Versions of models: list, compare, promote, verify, move.", MODELS
     ),
     Command("export", "cli.export:app", "Write a model for places where ctune is not: ONNX.", MODELS),
+    Command("serve", "cli.serve:serve", "Serve a model over HTTP: CTs in, masks and volumes out.", MODELS),
     Command("bench", "cli.bench:app", "Measure what the loop costs and gives.", FIGURES),
 )
 """Every command; its module is imported when the command runs, so that ``ctune --help`` stays quick."""

@@ -1,0 +1,164 @@
+"""The service over HTTP: every handler takes what came, makes one call, and answers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from ctune.errors import UsageError
+from ctune.serve.faults import Stopped, TimedOut
+from ctune.serve.guard import Guard, phrase, refusal
+from ctune.serve.metrics import CONTENT_TYPE
+from ctune.serve.segment import Asked, Output
+from ctune.serve.service import Made, Service
+from ctune.serve.upload import receive
+from ctune.serve.work import Ticket
+
+_BLOCK = 2**18
+
+
+class Handlers:
+    """One method a route."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+
+    async def segment(self, request: Request) -> Response:
+        """A CT in, a file out, on the CT's own grid."""
+        with self.service.place():
+            settings = self.service.settings
+            upload = await receive(
+                request, self.service.scratch, settings.limits.upload_bytes, settings.upload_seconds
+            )
+            try:
+                ticket = self.service.submit(upload.file, asked_of(upload.fields))
+            except BaseException:
+                upload.file.close()
+                raise
+            made: Made = await waited(ticket, request)
+        return answer_of(made, request)
+
+    async def model(self, request: Request) -> Response:
+        """The card."""
+        return JSONResponse(await run_in_threadpool(self.service.card))
+
+    async def livez(self, request: Request) -> Response:
+        """Whether the process answers."""
+        return JSONResponse({"alive": True})
+
+    async def readyz(self, request: Request) -> Response:
+        """Whether it would work on a request."""
+        ready = self.service.ready
+        return JSONResponse({"ready": ready}, 200 if ready else 503)
+
+    async def metrics(self, request: Request) -> Response:
+        """For Prometheus."""
+        return Response(self.service.metrics.text(), media_type=CONTENT_TYPE)
+
+
+def build_app(service: Service) -> Starlette:
+    """The application. It starts `service` when it starts, and closes it when it ends."""
+    handlers = Handlers(service)
+    routes = [
+        Route("/segment", handlers.segment, methods=["POST"]),
+        Route("/model", handlers.model),
+        Route("/livez", handlers.livez),
+        Route("/readyz", handlers.readyz),
+        Route("/metrics", handlers.metrics),
+    ]
+
+    @asynccontextmanager
+    async def life(_: Starlette) -> AsyncIterator[None]:
+        service.start()
+        try:
+            yield
+        finally:
+            await run_in_threadpool(service.close)
+
+    faults: Mapping[Any, Callable[..., Any]] = {HTTPException: _not_there}
+    return Starlette(
+        routes=routes,
+        middleware=[Middleware(Guard, service=service)],
+        exception_handlers=faults,
+        lifespan=life,
+    )
+
+
+def asked_of(fields: Mapping[str, str]) -> Asked:
+    """What the fields of a query or form ask for. Raises UsageError."""
+    output = fields.get("output", Output.MULTILABEL)
+    if output not in tuple(Output):
+        raise UsageError(f"expected an output of {', '.join(Output)}, got {output[:40]!r}")
+    classes = [name.strip() for name in fields.get("classes", "").split(",")]
+    return Asked(tuple(name for name in classes if name), Output(output))
+
+
+async def waited(ticket: Ticket, request: Request) -> Any:
+    """The result of a ticket; the work is stopped when the client goes or the time is over."""
+    result = asyncio.wrap_future(ticket.result)
+    gone = asyncio.ensure_future(_gone(request))
+    try:
+        # The work notices by itself that its time is over, unless others are still before it.
+        await asyncio.wait({result, gone}, timeout=ticket.seconds + 1, return_when=asyncio.FIRST_COMPLETED)
+        if result.done():
+            return result.result()
+        result.add_done_callback(lambda done: done.cancelled() or done.exception())
+        if gone.done():
+            raise Stopped("the client is gone")
+        raise TimedOut(
+            f"expected an answer within {ticket.seconds:g} s, it took longer; send the volume to /jobs"
+        )
+    finally:
+        gone.cancel()
+        ticket.stop()
+
+
+def answer_of(made: Made, request: Request) -> Response:
+    """The file with its volumes in headers, or, to who accepts multipart/mixed, everything as JSON and then the file."""
+    headers = {
+        "x-ctune-model": made.about["model"],
+        "x-ctune-volumes-ml": json.dumps(made.about["volumes_ml"]),
+        "content-length": str(made.size),
+    }
+    before = after = b""
+    media_type = made.media_type
+    if "multipart/mixed" in request.headers.get("accept", ""):
+        line = f"--{request.state.id}"
+        about = json.dumps(made.about)
+        before = (
+            f"{line}\r\ncontent-type: application/json\r\n\r\n{about}\r\n"
+            f"{line}\r\ncontent-type: {made.media_type}\r\n\r\n"
+        ).encode()
+        after = f"\r\n{line}--\r\n".encode()
+        media_type = f'multipart/mixed; boundary="{request.state.id}"'
+        headers["content-length"] = str(len(before) + made.size + len(after))
+    return StreamingResponse(_parts(before, made, after), headers=headers, media_type=media_type)
+
+
+async def _parts(before: bytes, made: Made, after: bytes) -> AsyncIterator[bytes]:
+    with made.file:
+        yield before
+        while block := await run_in_threadpool(made.file.read, _BLOCK):
+            yield block
+        yield after
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _not_there(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return refusal(error.status_code, phrase(error.status_code), request.state.id, dict(error.headers or {}))

@@ -1,0 +1,77 @@
+"""A model in memory, ready to answer: its parts, its settings, its card."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ctune.classes import ClassList
+from ctune.serve.parts import Loader, Part, check_heads
+from ctune.serve.source import Description, Source
+
+
+@dataclass(frozen=True, eq=False)
+class ServedModel:
+    """about: digests, settings and card. loaded: the classes whose heads were not in memory before; seconds: it took."""
+
+    about: Description
+    base: Part
+    heads: Mapping[str, Part]
+    device: torch.device
+    loaded: tuple[str, ...]
+    seconds: float
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """In the order of the channels."""
+        return tuple(self.heads)
+
+    def choose(self, wanted: Sequence[str]) -> tuple[str, ...]:
+        """The classes that are meant, all when `wanted` is empty. Raises UnknownClassError naming the nearest."""
+        names = ClassList(self.classes)
+        return tuple(dict.fromkeys(names[names.channel(name)] for name in wanted)) or self.classes
+
+    def digests(self, classes: Sequence[str]) -> dict[str, Any]:
+        """What an answer says of the model that made it."""
+        return {
+            "model": f"sha256:{self.about.digest}",
+            "base": f"sha256:{self.about.base}",
+            "heads": {name: f"sha256:{self.heads[name].digest}" for name in classes},
+        }
+
+
+class ServedRuntime:
+    """The model as ``inference.runtime.Runtime`` for some classes; `check` is called before every window and head."""
+
+    def __init__(self, model: ServedModel, classes: Sequence[str], check: Callable[[], None]) -> None:
+        self.classes, self.device = tuple(classes), model.device
+        self._model, self._check = model, check
+
+    def logits(self, windows: Tensor) -> Iterator[Tensor]:
+        """See ``Runtime``."""
+        self._check()
+        features = self._model.base.run(windows)
+        for name in self.classes:
+            self._check()
+            yield self._model.heads[name].run(features)
+
+
+def load(source: Source, loader: Loader, digest: str, before: ServedModel | None = None) -> ServedModel:
+    """The model of a digest; what `before` holds of it is taken from there, the rest is loaded and checked.
+
+    Raises what loading raises, and Wrong for heads that do not give finite logits: then `before` is as it was.
+    """
+    begun = time.perf_counter()
+    about = source.describe(digest)
+    base = before.base if before and before.base.digest == about.base else loader.base(about.base)
+    # A head is tuned on one base and runs on no other.
+    known = {p.digest: p for p in before.heads.values()} if before and base is before.base else {}
+    heads = {name: known.get(d) or loader.head(d, about.base) for name, d in about.heads.items()}
+    new = {name: part for name, part in heads.items() if part.digest not in known}
+    check_heads(base, new, about.config.inference.patch_size, loader.device)
+    return ServedModel(about, base, heads, loader.device, tuple(new), round(time.perf_counter() - begun, 4))

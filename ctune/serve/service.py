@@ -1,0 +1,145 @@
+"""The service without HTTP: one model at a time, one line of work, one folder for what lies on disk meanwhile."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, BinaryIO
+from uuid import uuid4
+
+from filelock import FileLock, Timeout
+
+from ctune import __version__
+from ctune.errors import UsageError
+from ctune.serve.intake import Limits
+from ctune.serve.metrics import Metrics
+from ctune.serve.model import ServedModel
+from ctune.serve.segment import Answer, Asked, segment
+from ctune.serve.tokens import Tokens
+from ctune.serve.work import Ticket, Worker
+
+INTENDED_USE = "Research: masks and volumes for people to check. Not a medical device; no diagnosis or treatment may rest on it alone."
+
+
+@dataclass(frozen=True)
+class Settings:
+    """state: folder for uploads and jobs. queue: volumes that may wait. seconds: for one answer, upload_seconds: for its
+    upload. hosts: names that the service answers to, any when empty."""
+
+    state: Path
+    limits: Limits = field(default_factory=Limits)
+    queue: int = 16
+    seconds: float = 600.0
+    upload_seconds: float = 300.0
+    tokens: Tokens = field(default_factory=lambda: Tokens({}))
+    hosts: tuple[str, ...] = ()
+    runtime: str = "torch"
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """An answer whose folder is gone already: the open file is all that is left of it."""
+
+    file: BinaryIO
+    size: int
+    media_type: str
+    about: dict[str, Any]
+
+
+class Service:
+    """Start it, ask it, close it. Raises UsageError when another one uses the same folder."""
+
+    def __init__(self, model: ServedModel, settings: Settings) -> None:
+        self.model, self.settings = model, settings
+        self.started = datetime.now(UTC).isoformat(timespec="seconds")
+        self.scratch = settings.state / "scratch"
+        self._lock = _locked(settings.state)
+        # What a killed process left.
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        self.scratch.mkdir(parents=True)
+        self.worker = Worker(settings.queue)
+        self.metrics = Metrics(lambda: self.worker.waiting, lambda: 0)
+        self._inside = 0
+
+    def start(self) -> None:
+        """Begin to work."""
+        self.worker.start()
+
+    def close(self, seconds: float = 10.0) -> None:
+        """End what runs, within about `seconds`, and leave nothing in the folder."""
+        self.worker.close(seconds)
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        self._lock.release()
+
+    @property
+    def ready(self) -> bool:
+        """Whether a request would be worked on."""
+        return self.worker.alive
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Held from before the upload to the answer: no more uploads lie on disk than may wait. Raises Refused (429)."""
+        if self._inside > self.settings.queue:
+            raise self.worker.full()
+        self._inside += 1
+        try:
+            yield
+        finally:
+            self._inside -= 1
+
+    def submit(self, upload: BinaryIO, asked: Asked) -> Ticket:
+        """Ask for one volume; the ticket's result is ``Made``. Raises UnknownClassError, Refused."""
+        model = self.model
+        model.choose(asked.classes)
+        return self.worker.submit(
+            lambda ticket: self._segment(model, upload, asked, ticket), self.settings.seconds
+        )
+
+    def _segment(self, model: ServedModel, upload: BinaryIO, asked: Asked, ticket: Ticket) -> Made:
+        folder = self.scratch / uuid4().hex
+        folder.mkdir()
+        try:
+            answer = segment(model, upload, asked, folder, self.settings.limits, ticket.check)
+            self.metrics.predicted(answer.about)
+            return opened(answer)
+        finally:
+            upload.close()
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def card(self) -> dict[str, Any]:
+        """What ``/model`` tells."""
+        model = self.model
+        return {
+            "name": model.about.name,
+            **model.digests(model.classes),
+            "runtime": self.settings.runtime,
+            "device": str(model.device),
+            "loaded_in_seconds": model.seconds,
+            "card": dict(model.about.card),
+            "intended_use": INTENDED_USE,
+            "ctune": __version__,
+            "started": self.started,
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+
+
+def opened(answer: Answer) -> Made:
+    """An answer's file, open: its folder may go now."""
+    file = answer.path.open("rb")
+    return Made(file, answer.path.stat().st_size, answer.media_type, answer.about)
+
+
+def _locked(state: Path) -> FileLock:
+    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    lock = FileLock(state / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UsageError(
+            f"expected {state} for one service alone, another one uses it; give --state another folder"
+        ) from None
+    return lock
