@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from registry.errors import ExistsError, InvalidNameError, NotFoundError
 from registry.folder import FolderStore
 from registry.names import Reference, check_name, parse
+from registry.node_cache import NodeCache
 from registry.parcel import Manifest, Moved, pack, read_manifest, take_in
 from registry.store import Store
 
@@ -25,15 +26,15 @@ OnMoved = Callable[[int, int, str], None]
 _LEFT_BEHIND_S = 86400.0
 
 
-def open_store(where: str | Path) -> Store:
-    """The store in a folder or at an fsspec URL."""
+def open_store(where: str | Path, cache: NodeCache | None = None) -> Store:
+    """The store in a folder or at an fsspec URL; blobs of a URL that are read are kept in `cache`."""
     text = str(where)
     if text.startswith("file://"):
         return FolderStore(Path(text.removeprefix("file://")))
     if "://" in text or "::" in text:
         from registry.remote import RemoteStore
 
-        return RemoteStore(text)
+        return RemoteStore(text, cache)
     return FolderStore(Path(text))
 
 

@@ -87,7 +87,10 @@ class Registry:
             folder.mkdir(parents=True, exist_ok=True)
         places = read_places(folder)
         url = catalog or places.catalog or f"sqlite:///{folder.resolve() / 'catalog.sqlite'}"
-        return cls(open_store(blobs or places.blobs or folder), Catalog(Database(url, folder / "backups")))
+        return cls(
+            open_store(blobs or places.blobs or folder, places.node_cache()),
+            Catalog(Database(url, folder / "backups")),
+        )
 
     # Content ------------------------------------------------------------------------------------------------------
 

@@ -10,17 +10,31 @@ from typing import Any
 from uuid import uuid4
 
 from registry.errors import RegistryError
+from registry.node_cache import NodeCache
 from registry.store import CHUNK, Store, missing
 
 
 class RemoteStore(Store):
-    """Blobs below one fsspec URL; a blob gets its name only when all its bytes are there."""
+    """Blobs below one fsspec URL; a blob gets its name only when all its bytes are there.
 
-    def __init__(self, url: str) -> None:
+    cache: what ``get`` reads is kept there; checks always read what lies at the URL.
+    """
+
+    def __init__(self, url: str, cache: NodeCache | None = None) -> None:
+        self._cache = cache
         self.where = url.rstrip("/")
         self.fs, root = open_url(self.where)
         self.root, self.incoming = f"{root}/blobs/sha256", f"{root}/blobs/incoming"
         self._refs = f"{root}/refs"
+
+    def get(self, digest: str) -> bytes:
+        if self._cache is None:
+            return super().get(digest)
+        if (kept := self._cache.get(digest)) is not None:
+            return kept
+        data = super().get(digest)
+        self._cache.keep(digest, data)
+        return data
 
     def path(self, digest: str) -> str:
         """Where a blob lies on the file system, whether it is there or not."""
