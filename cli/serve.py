@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -85,6 +86,8 @@ def serve(
         hosts=() if known or open_to_all else _LOOPBACK,
     )
     app, about = _ready(open_registry(project, registry), model, device, settings)
+    # What libraries lay aside is gone with the rest of the folder, also after a kill.
+    tempfile.tempdir = str(settings.state / "scratch")
     listening = _listen(host, port)
     url = f"http://{host}:{listening.getsockname()[1]}"
     emit({"url": url, **about}, as_json, lambda console: console.print(f"{about['name']} at {url}"))

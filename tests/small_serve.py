@@ -12,8 +12,11 @@ import small_network as small
 from ctune.compositions import Tuned, load_model, register_model
 from ctune.data.nifti import header_bytes
 from ctune.model.heads import build_head
+from ctune.serve.tokens import hashed
 from ctune.types import Grid
 from registry import Registry
+
+__all__ = ["GRID", "ct", "ct_gz", "fill", "hashed", "next_round", "small"]
 
 GRID = Grid((20, 18, 14), np.diag([-2.0, 2.0, 3.0, 1.0]))
 

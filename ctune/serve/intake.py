@@ -9,9 +9,13 @@ from __future__ import annotations
 import gzip
 import io
 import math
+import re
+import shutil
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,12 +23,19 @@ import nibabel as nib
 from nibabel.spatialimages import HeaderDataError
 
 from ctune.config import Preprocessing
+from ctune.data.dicom_series import import_pydicom, read_series
+from ctune.data.exchange import Limits as ArchiveLimits
+from ctune.data.exchange import read_ct, series_files
+from ctune.data.nifti import read_case
 from ctune.errors import ImageFileError
 from ctune.serve.faults import Refused
 from ctune.types import Case
 
 _GZIP = b"\x1f\x8b"
+_ZIP = b"PK"
+_NRRD = b"NRRD"
 _HEADER = 540
+_NRRD_HEADER = 2**16
 _MOST_EXTENSION = 2**20
 _SLACK = 2**16
 _BLOCK = 2**20
@@ -38,6 +49,37 @@ class Limits:
     upload_bytes: int = 2**30
     voxels: int = 400_000_000
     axis: int = 4096
+
+    @property
+    def archive(self) -> ArchiveLimits:
+        """Of a zipped series: a slice a file, at most eight bytes a voxel."""
+        return ArchiveLimits(entries=2 * self.axis, bytes=8 * self.voxels)
+
+
+@dataclass(frozen=True, eq=False)
+class Taken:
+    """A CT on disk. load: reads it. series: the folder of its DICOM slices, if that is what came."""
+
+    load: Callable[[], Case]
+    series: Path | None = None
+
+
+@contextmanager
+def taken(upload: BinaryIO, folder: Path, limits: Limits, check: Callable[[], None]) -> Iterator[Taken]:
+    """The CT of `upload`, by its bytes: NIfTI, NRRD or a zipped DICOM series, unpacked below `folder`.
+
+    Raises as ``take_nifti`` does, and UsageError when a series is none or an extra is missing.
+    """
+    if _begins(upload, _ZIP):
+        path = _copied(upload, folder / "ct.zip")
+        with series_files(path, "the upload", limits=limits.archive) as files:
+            _check_series(files, limits)
+            yield Taken(partial(read_series, files, "upload"), files[0].parent)
+    elif _begins(upload, _NRRD):
+        _check_nrrd(upload.read(_NRRD_HEADER), limits)
+        yield Taken(partial(read_ct, _copied(upload, folder / "ct.nrrd"), "upload"))
+    else:
+        yield Taken(partial(read_case, take_nifti(upload, folder, limits, check), "upload"))
 
 
 def take_nifti(upload: BinaryIO, folder: Path, limits: Limits, check: Callable[[], None]) -> Path:
@@ -99,6 +141,41 @@ def check_shape(shape: tuple[int, ...], limits: Limits) -> None:
             413,
             f"expected at most {limits.voxels} voxels and {limits.axis} along an axis, got shape {shape}; crop or resample it",
         )
+
+
+def _copied(upload: BinaryIO, path: Path) -> Path:
+    upload.seek(0)
+    with path.open("wb") as file:
+        shutil.copyfileobj(upload, file, _BLOCK)
+    return path
+
+
+def _check_nrrd(head: bytes, limits: Limits) -> None:
+    """Refuse a header that promises too much, or that points to another file."""
+    lines = head.split(b"\n\n", 1)[0].split(b"\r\n\r\n", 1)[0].decode("latin-1")
+    if re.search(r"^data ?file\s*:", lines, re.IGNORECASE | re.MULTILINE):
+        raise ImageFileError(
+            "expected one NRRD file, got a header that names another; save header and data together"
+        )
+    sizes = re.search(r"^sizes\s*:\s*([0-9 ]+)$", lines.replace("\r", ""), re.IGNORECASE | re.MULTILINE)
+    check_shape(tuple(int(n) for n in sizes[1].split()) if sizes else (), limits)
+
+
+def _check_series(files: Sequence[Path], limits: Limits) -> None:
+    """Compressed slices unpack to what their headers say: count that first."""
+    pydicom, voxels = import_pydicom(), 0
+    for path in files:
+        about = pydicom.dcmread(
+            path, specific_tags=["Rows", "Columns", "NumberOfFrames"], stop_before_pixels=True
+        )
+        try:
+            sides = [int(about.get(name) or 1) for name in ("Rows", "Columns", "NumberOfFrames")]
+        except (TypeError, ValueError, AttributeError):
+            raise ImageFileError(
+                "expected slices that tell their size, got one that does not; export them again"
+            ) from None
+        voxels += math.prod(sides)
+        check_shape((*sides[:2], max(1, voxels // max(1, math.prod(sides[:2])))), limits)
 
 
 def _begins(upload: BinaryIO, magic: bytes) -> bool:

@@ -3,30 +3,42 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ctune.data.exchange import Format, write_segmentation
 from ctune.data.files import read_json
-from ctune.data.nifti import read_case
-from ctune.errors import DataError
+from ctune.data.nifti import read_grid, read_mask
+from ctune.errors import CtuneError, DataError, ImageFileError, UsageError
 from ctune.inference.clock import Clock, Stage
 from ctune.inference.engine import Job, predict_jobs
 from ctune.inference.output import Wanted
-from ctune.serve.intake import Limits, check_reach, take_nifti
+from ctune.serve.intake import Limits, Taken, check_reach, check_shape, taken
 from ctune.serve.model import ServedModel, ServedRuntime
-from ctune.types import Case
+from ctune.types import Case, Mask
 
 
 class Output(StrEnum):
-    """multilabel: one label map, 1 + the place of the class. masks: a zip with a mask a class."""
+    """multilabel: one label map, 1 + the place of the class. masks: a zip with a mask a class. The others as
+    ``data.exchange`` writes them; dicom-seg only for a DICOM series."""
 
     MULTILABEL = "multilabel"
     MASKS = "masks"
+    SEG_NRRD = "seg.nrrd"
+    DICOM_SEG = "dicom-seg"
+
+
+MEDIA_TYPES = {
+    Output.MULTILABEL: "application/gzip",
+    Output.MASKS: "application/zip",
+    Output.SEG_NRRD: "application/octet-stream",
+    Output.DICOM_SEG: "application/dicom",
+}
 
 
 @dataclass(frozen=True)
@@ -75,20 +87,26 @@ def segment(
     """
     classes = model.choose(asked.classes)
     clock = WatchedClock(check)
-    with clock("read"):
-        path = take_nifti(upload, folder, limits, check)
-    load = partial(_load, path, model, limits)
-    job = Job("upload", load, folder / "out")
-    refused = predict_jobs(
-        ServedRuntime(model, classes, check),
-        [job],
-        model.about.config,
-        model=model.about.digest,
-        wanted=Wanted(labels=asked.output is Output.MULTILABEL),
-        clock=clock,
-    )
-    if refused:
-        raise DataError(refused[0][1].replace(str(path), "the upload"))
+    with ExitStack() as open_:
+        with clock("read"):
+            ct = open_.enter_context(taken(upload, folder, limits, check))
+        if asked.output is Output.DICOM_SEG and ct.series is None:
+            raise UsageError(
+                "expected a zipped DICOM series for the output dicom-seg, got another CT; choose another output"
+            )
+        job = Job("upload", partial(_load, ct.load, model, limits), folder / "out")
+        refused = predict_jobs(
+            ServedRuntime(model, classes, check),
+            [job],
+            model.about.config,
+            model=model.about.digest,
+            wanted=Wanted(labels=asked.output is Output.MULTILABEL),
+            clock=clock,
+        )
+        if refused:
+            raise DataError(refused[0][1])
+        with clock("write"):
+            path = _packed(job.folder, asked.output, classes, ct)
     found = read_json(job.folder / "prediction.json")
     about = {
         "classes": list(classes),
@@ -97,22 +115,54 @@ def segment(
         **model.digests(classes),
         "seconds": {stage: round(s, 4) for stage, s in clock.seconds.items()},
     }
-    return _packed(job.folder, asked.output, classes, about)
+    return Answer(path, MEDIA_TYPES[asked.output], about)
 
 
-def _load(path: Path, model: ServedModel, limits: Limits) -> Case:
-    case = read_case(path, "upload")
+def _load(read: Callable[[], Case], model: ServedModel, limits: Limits) -> Case:
+    try:
+        case = read()
+    except (CtuneError, MemoryError):
+        raise
+    except Exception as error:
+        # A stranger's file may break a reader in ways that nobody has seen yet; it is the file's fault.
+        raise ImageFileError(
+            f"expected a CT that can be read, got one on which reading fails ({type(error).__name__}); send it again"
+        ) from None
+    check_shape(case.grid.shape, limits)
     check_reach(case, model.about.config.preprocessing, limits)
     return case
 
 
-def _packed(folder: Path, output: Output, classes: Sequence[str], about: dict[str, Any]) -> Answer:
+def _packed(folder: Path, output: Output, classes: Sequence[str], ct: Taken) -> Path:
+    """One file of what was predicted."""
     if output is Output.MULTILABEL:
-        return Answer(folder / "labels.nii.gz", "application/gzip", about)
-    path = folder / "masks.zip"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as packed:
-        for name in classes:
-            # A fixed time: the same masks give the same bytes.
-            entry = zipfile.ZipInfo(f"{name}.nii.gz", (1980, 1, 1, 0, 0, 0))
-            packed.writestr(entry, (folder / f"{name}.nii.gz").read_bytes())
-    return Answer(path, "application/zip", about)
+        return folder / "labels.nii.gz"
+    if output is Output.MASKS:
+        path = folder / "masks.zip"
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as packed:
+            for name in classes:
+                # A fixed time: the same masks give the same bytes.
+                entry = zipfile.ZipInfo(f"{name}.nii.gz", (1980, 1, 1, 0, 0, 0))
+                packed.writestr(entry, (folder / f"{name}.nii.gz").read_bytes())
+        return path
+    path = folder / Format(output).file_name
+    masks = _Written(folder, classes)
+    write_segmentation(path, masks, masks.grid, Format(output), source=ct.series)
+    return path
+
+
+class _Written(Mapping[str, Mask]):
+    """Masks as they lie in a folder, read one at a time."""
+
+    def __init__(self, folder: Path, classes: Sequence[str]) -> None:
+        self._folder, self._classes = folder, classes
+        self.grid = read_grid(folder / f"{classes[0]}.nii.gz", "upload")
+
+    def __getitem__(self, name: str) -> Mask:
+        return read_mask(self._folder / f"{name}.nii.gz", self.grid, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._classes)
+
+    def __len__(self) -> int:
+        return len(self._classes)
