@@ -15,9 +15,20 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ctune.config import Config
+    from ctune.data.exchange import Format
     from ctune.inference.runtime import Runtime
     from ctune.model.network import Network
     from ctune.project import Project
+
+
+class Formats(StrEnum):
+    """How masks are written."""
+
+    NIFTI = "nifti"
+    LABELS = "labels"
+    SEG_NRRD = "seg.nrrd"
+    DICOM_SEG = "dicom-seg"
+    ITK_SNAP = "itk-snap"
 
 
 class Runtimes(StrEnum):
@@ -34,7 +45,7 @@ def predict(
     images: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="CTs: NIfTI files, folders of them or of cases, DICOM series; by default the project's pool."
+            help="CTs: NIfTI or NRRD files, DICOM series (folders or zipped), folders of these or of cases; by default the project's pool."
         ),
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="A folder for each case comes here.")] = Path(
@@ -49,6 +60,13 @@ def predict(
     labels: Annotated[
         bool, typer.Option("--labels", help="Write one label map a case instead of a mask a class.")
     ] = False,
+    format: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="Of the masks: nifti (a file a class), labels, seg.nrrd (3D Slicer), dicom-seg or itk-snap.",
+        ),
+    ] = "nifti",
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Also write the probability of every class.")
     ] = False,
@@ -90,7 +108,7 @@ def predict(
             out,
             classes=names(classes) or None,
             flips=found.config.importance.flips if flips else (),
-            wanted=Wanted(labels=labels, probabilities=probabilities or flips),
+            wanted=Wanted(probabilities=probabilities or flips, format=_format(format, labels)),
             on_progress=on_progress,
         )
     volumes = {case_id: read_volumes(out / case_id) for case_id in ids}
@@ -106,6 +124,17 @@ def predict(
     emit({**document, "refused": dict(refused)}, as_json, human)
     if refused:
         raise typer.Exit(1)
+
+
+def _format(text: str, labels: bool) -> Format:
+    from ctune.data.exchange import Format
+    from ctune.errors import UsageError
+
+    chosen = choice(Formats, text, "--format")
+    if labels and chosen not in (Formats.NIFTI, Formats.LABELS):
+        raise UsageError(f"expected --labels or --format {chosen}, got both; leave --labels out")
+    own = {Formats.NIFTI: Format.MULTILABEL if labels else Format.MASKS, Formats.LABELS: Format.MULTILABEL}
+    return own[chosen] if chosen in own else Format(chosen.value)
 
 
 def _opened(

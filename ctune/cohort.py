@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from ctune.config import Config
+from ctune.data.exchange import Format
 from ctune.data.nifti import write_volume
 from ctune.data.prepared import PreparedCase, prepare
-from ctune.errors import DataError, PoolError
+from ctune.errors import DataError, PoolError, UsageError
 from ctune.evaluate import CaseScore, score_mask, write_scores
 from ctune.hybrid import merge
 from ctune.importance import CaseImportance, score_case
@@ -73,10 +74,14 @@ def predict_inputs(
     """Predict CTs, of a pool or not (``inference.inputs.find_inputs``), each to ``folder/<id>``.
 
     classes: of a network; a runtime has its own. Returns the ids that were predicted and (id, reason) of those that could
-    not be read.
+    not be read. Raises UsageError for DICOM segmentations of CTs that are no DICOM series.
     """
     runtime = TorchRuntime(network, classes, config.inference) if isinstance(network, Network) else network
-    jobs = [Job(one.case_id, one.load, folder / one.case_id) for one in inputs]
+    if wanted.format is Format.DICOM_SEG and (other := next((i for i in inputs if i.series is None), None)):
+        raise UsageError(
+            f"expected CTs as DICOM series for DICOM segmentations, got {other.case_id} in another format; choose another --format"
+        )
+    jobs = [Job(one.case_id, one.load, folder / one.case_id, one.series) for one in inputs]
     refused = predict_jobs(
         runtime, jobs, config, model=model, wanted=wanted, flips=flips, on_progress=on_progress
     )

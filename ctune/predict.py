@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ctune.config import Config
+from ctune.data.exchange import Format, read_segmentation
 from ctune.data.files import read_json
 from ctune.data.nifti import read_labels, read_mask, read_probabilities
 from ctune.errors import DataError
@@ -69,6 +70,11 @@ def read_masks(folder: Path, grid: Grid) -> dict[str, Mask]:
     Raises DataError when the prediction is unfinished or on another grid.
     """
     about = _about(folder)
+    if about.get("format") in (Format.SEG_NRRD, Format.DICOM_SEG):
+        found = read_segmentation(
+            folder / Format(about["format"]).file_name, grid, what=f"case {about['case']}"
+        )
+        return {name: found[name] for name in about["classes"]}
     if about.get("labels"):
         labels = read_labels(folder / "labels.nii.gz", grid, about["case"])
         return {name: (labels == number).astype(np.uint8) for name, number in about["labels"].items()}

@@ -10,15 +10,19 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from small_images import write_series
 from small_network import GRID, network, project, volume
 from typer.testing import CliRunner, Result
 
 from cli.main import app
 from ctune.compositions import register_model
 from ctune.data.dicom_series import read_series
+from ctune.data.exchange import read_segmentation
 from ctune.data.nifti import write_volume
+from ctune.data.nrrd import write_nrrd
 from ctune.errors import GeometryError, ImageFileError, UsageError
 from ctune.inference.inputs import find_inputs
+from ctune.predict import read_masks
 from ctune.project import Project
 
 runner = CliRunner()
@@ -114,6 +118,63 @@ def test_another_runtime(made: Project, tmp_path: Path) -> None:
     words = ["predict", str(tmp_path / "bad.onnx"), "--runtime", "onnx", "--project", str(made.root)]
     answer = runner.invoke(app, words)
     assert answer.exit_code == 1 and "expected an ONNX file that ctune exported" in answer.stderr
+
+
+# Other programs' formats ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["labels", "seg.nrrd", "dicom-seg", "itk-snap"])
+def test_every_format_holds_the_same_masks(made: Project, tmp_path: Path, form: str) -> None:
+    series = tmp_path / "ct"
+    write_series(series, np.rint(volume(0)[0]).astype(int), np.diag([2.0, 2.0, -3.0]), (10.0, 20.0, 30.0))
+    assert run(made, series, "-o", tmp_path / "plain").exit_code == 0
+    assert run(made, series, "-o", tmp_path / "out", "--format", form).exit_code == 0
+    grid = find_inputs([series])[0].load().grid
+    plain = read_segmentation(tmp_path / "plain" / "ct", grid)
+    assert sum(int(mask.sum()) for mask in plain.values()) > 0
+    written = {p.name for p in (tmp_path / "out" / "ct").iterdir()} - {"prediction.json"}
+    names = {
+        "labels": {"labels.nii.gz"}, "seg.nrrd": {"labels.seg.nrrd"}, "dicom-seg": {"labels.dcm"},
+        "itk-snap": {"labels.nii.gz", "labels.txt"},
+    }  # fmt: skip
+    assert written == names[form]
+    back = read_masks(tmp_path / "out" / "ct", grid)
+    if form in ("labels", "itk-snap"):
+        both = {name: plain[name] | back[name] for name in plain}
+        assert all(np.array_equal(both[n], plain[n]) for n in plain), (
+            "a label map takes nothing that a mask lacks"
+        )
+        assert np.array_equal(sum(back.values()), np.maximum(*plain.values())), "and leaves no voxel out"
+    else:
+        assert all(np.array_equal(back[n], plain[n]) for n in plain)
+    before = (tmp_path / "out" / "ct" / "prediction.json").stat().st_mtime_ns
+    assert run(made, series, "-o", tmp_path / "out", "--format", form).exit_code == 0
+    assert (tmp_path / "out" / "ct" / "prediction.json").stat().st_mtime_ns == before, "it is finished"
+    # Another format takes its place: nothing of the first stays.
+    assert run(made, series, "-o", tmp_path / "out", "--format", "nifti").exit_code == 0
+    assert {p.name for p in (tmp_path / "out" / "ct").iterdir()} == {
+        "liver.nii.gz", "spleen.nii.gz", "prediction.json",
+    }  # fmt: skip
+
+
+def test_inputs_of_every_kind(made: Project, tmp_path: Path) -> None:
+    hu = np.rint(volume(0)[0]).astype(np.int16)
+    write_volume(tmp_path / "in" / "a.nii.gz", hu, GRID)
+    write_nrrd(tmp_path / "in" / "b.nrrd", hu, GRID)
+    write_series(tmp_path / "series", hu.astype(int), np.diag([2.0, 2.0, 3.0]), (0.0, 0.0, 0.0))
+    shutil.make_archive(str(tmp_path / "in" / "c"), "zip", tmp_path / "series")
+    write_nrrd(tmp_path / "in" / "b.seg.nrrd", hu, GRID)
+    found = find_inputs([tmp_path / "in", tmp_path / "series"])
+    assert [one.case_id for one in found] == ["a", "b", "c", "series"]
+    assert [one.series is not None for one in found] == [False, False, True, True]
+    assert all(np.array_equal(np.sort(one.load().volume, axis=None), np.sort(hu, axis=None)) for one in found)
+    zipped = run(made, tmp_path / "in" / "c.zip", "-o", tmp_path / "out", "--format", "dicom-seg")
+    assert zipped.exit_code == 0 and (tmp_path / "out" / "c" / "labels.dcm").exists()
+    other = run(made, tmp_path / "in", "-o", tmp_path / "no", "--format", "dicom-seg")
+    assert other.exit_code == 2 and not (tmp_path / "no").exists()
+    assert "expected CTs as DICOM series for DICOM segmentations, got a in another format" in other.stderr
+    both = run(made, tmp_path / "in" / "c.zip", "--labels", "--format", "seg.nrrd")
+    assert both.exit_code == 2 and "expected --labels or --format seg.nrrd, got both" in both.stderr
 
 
 # DICOM ----------------------------------------------------------------------------------------------------------------

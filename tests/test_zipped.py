@@ -85,8 +85,10 @@ def test_damaged_archives(tmp_path: Path, damage: str) -> None:
     else:
         stored = bytearray(b"PK\x03\x04 and nothing else")
     path.write_bytes(stored)
-    with pytest.raises(
-        ImageFileError, match=r"case a: expected a zip archive in .*a\.zip, got one that is damaged"
+    with (
+        pytest.raises(
+            ImageFileError, match=r"case a: expected a zip archive in .*a\.zip, got one that is damaged"
+        ),
+        unpacked(path, "case a"),
     ):
-        with unpacked(path, "case a"):
-            pass
+        pass

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ctune import __version__
 from ctune.data.dicom_series import TO_RAS, import_pydicom
@@ -46,11 +47,9 @@ def write_dicom_seg(
     ordered = _in_planes(series, grid, what)
     first = ordered[0]
     spacing = grid.spacing_mm
-    # (slices, rows, columns, segments): a third axis of the grid is a slice, the second a row.
-    frames = np.stack([(np.asarray(mask) == 1).T for mask in masks.values()], axis=-1).astype(np.uint8)
     made = hd.seg.Segmentation(
         source_images=ordered,
-        pixel_array=frames,
+        pixel_array=_frames(masks, grid),
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=[_described(hd, k + 1, name, algorithm) for k, name in enumerate(masks)],
         series_instance_uid=hd.UID(),
@@ -98,6 +97,25 @@ def read_dicom_seg(path: Path, what: str) -> tuple[Grid, Iterator[tuple[str, Mas
     affine = TO_RAS @ np.asarray(geometry.affine, dtype=np.float64)[:, [2, 1, 0, 3]]
     slices, rows, columns = geometry.spatial_shape
     return Grid((columns, rows, slices), affine), _segments(found, path, what)
+
+
+def _frames(masks: Mapping[str, Mask], grid: Grid) -> npt.NDArray[np.integer[Any]]:
+    """(slices, rows, columns) of segment numbers, or (slices, rows, columns, segments) of 0 and 1 where classes overlap.
+
+    The third axis of the grid is a slice, the second a row. A volume a class is taken only where it must be.
+    """
+    numbers = np.zeros(grid.shape[::-1], dtype=np.uint8 if len(masks) < 256 else np.uint16)
+    for k, mask in enumerate(masks.values()):
+        one = (np.asarray(mask) == 1).T
+        if numbers[one].any():
+            break
+        numbers[one] = k + 1
+    else:
+        return numbers
+    stacked = np.zeros((*grid.shape[::-1], len(masks)), dtype=np.uint8)
+    for k, mask in enumerate(masks.values()):
+        stacked[..., k] = (np.asarray(mask) == 1).T
+    return stacked
 
 
 def _segments(found: Any, path: Path, what: str) -> Iterator[tuple[str, Mask]]:

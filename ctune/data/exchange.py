@@ -10,11 +10,12 @@ resampled. docs/formats.md says what each format keeps.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
@@ -33,9 +34,13 @@ from ctune.errors import ImageFileError, UsageError
 from ctune.types import UNLABELLED, Case, Grid, Mask
 
 __all__ = [
-    "Format", "Kind", "Limits", "Written", "kind_of", "read_ct", "read_segmentation", "series_files", "stem_of",
+    "Format", "Kind", "Limits", "Series", "Written", "kind_of", "read_ct", "read_segmentation", "series_files", "stem_of",
     "table_beside", "write_segmentation",
 ]  # fmt: skip
+
+
+Series: TypeAlias = Path | Sequence[Path]
+"""A DICOM series: its folder, a zip archive of it, or its files."""
 
 
 class Format(StrEnum):
@@ -97,16 +102,18 @@ def read_ct(path: Path, case_id: str | None = None, *, limits: Limits | None = N
 
 
 @contextmanager
-def series_files(path: Path, what: str, *, limits: Limits | None = None) -> Iterator[list[Path]]:
+def series_files(series: Series, what: str, *, limits: Limits | None = None) -> Iterator[Sequence[Path]]:
     """The files of the one series in a folder or a zip archive; an archive's are gone when the block ends.
 
     Raises UsageError when there is none or more than one, ImageFileError for a damaged archive.
     """
-    if path.is_dir():
-        yield _only_series(path, path, what)
-        return
-    with unpacked(path, what, limits) as folder:
-        yield _only_series(folder, path, what)
+    if not isinstance(series, Path):
+        yield series
+    elif series.is_dir():
+        yield _only_series(series, series, what)
+    else:
+        with unpacked(series, what, limits) as folder:
+            yield _only_series(folder, series, what)
 
 
 def write_segmentation(
@@ -115,13 +122,13 @@ def write_segmentation(
     grid: Grid,
     format: Format | str,
     *,
-    source: Path | None = None,
+    source: Series | None = None,
     author: str = "ctune",
 ) -> Written:
     """Write {class: (X, Y, Z) uint8; 1 the class, 255 not judged} on `grid`; masks are read from `masks` one at a time.
 
-    `path` is a file of the format's suffix, for masks a folder. `source`: for DICOM, the folder or archive of the series;
-    `author`: who drew it, where the format says so. In a label map an earlier class keeps the voxels of a later one.
+    `path` is a file of the format's suffix, for masks a folder. `source`: for DICOM, the series (its folder, archive or
+    files); `author`: who drew it, where the format says so. In a label map an earlier class keeps the voxels of a later one.
     Raises UsageError for a wrong suffix or a DICOM segmentation without its series, GeometryError for another grid.
     """
     wanted = Format(format)
@@ -143,7 +150,8 @@ def write_segmentation(
                 "or choose another format"
             )
         with series_files(source, str(path)) as slices:
-            write_dicom_seg(path, watched, grid, series_headers(slices, str(path)), algorithm=author)
+            heads = series_headers(slices, str(path))
+        write_dicom_seg(path, watched, grid, heads, algorithm=author)
         return Written((path,), numbers, {}, watched.unjudged)
     lost = _write_label_map(path, watched, grid)
     table = table_beside(path, wanted)

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 
 from ctune.config import Config, Inference
+from ctune.data.exchange import Series
 from ctune.data.files import read_json
 from ctune.data.preprocess import Frame, to_network
 from ctune.errors import DataError
@@ -47,11 +48,12 @@ class Ready:
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """A case to predict: `load` reads it, `folder` is where its files come."""
+    """A case to predict: `load` reads it, `folder` is where its files come, `series` its DICOM files where it has some."""
 
     case_id: str
     load: Callable[[], Case]
     folder: Path
+    series: Series | None = None
 
 
 def make_ready(load: Callable[[], Case], config: Config, clock: Clock) -> Ready:
@@ -141,6 +143,7 @@ def _predict(
         threshold,
         config.postprocess,
         {**about, "case": job.case_id},
+        job.series,
     )
     files = CaseFiles(job.folder, outline, wanted, behind, clock)
     try:
@@ -164,7 +167,8 @@ def is_finished(folder: Path, about: dict[str, Any]) -> bool:
     enough &= all(found.get(key, True) or not about[key] for key in ("probabilities", "inconsistency"))
     same = all(found[key] == about[key] for key in ("model", "threshold"))
     return bool(enough and same) and all(
-        found.get(key, {}) == about[key] for key in ("labels", "postprocess")
+        found.get(key, empty) == about[key]
+        for key, empty in (("labels", {}), ("postprocess", {}), ("format", ""))
     )
 
 
@@ -177,7 +181,8 @@ def _about(
         "threshold": config.inference.threshold,
         "inconsistency": bool(flips),
         "probabilities": wanted.probabilities,
-        "labels": {name: k + 1 for k, name in enumerate(runtime.classes)} if wanted.labels else {},
+        "labels": {name: k + 1 for k, name in enumerate(runtime.classes)} if wanted.label_map else {},
+        "format": str(wanted.foreign or ""),
         "postprocess": {
             name: rules.model_dump(mode="json")
             for name, rules in config.postprocess.items()

@@ -6,7 +6,8 @@ folder without it is an unfinished prediction.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +18,18 @@ import numpy.typing as npt
 import torch
 
 from ctune.config import Cleaning
+from ctune.data.exchange import Format, Series, table_beside, write_segmentation
 from ctune.data.files import read_json, write_json
+from ctune.data.itksnap import write_descriptions
+from ctune.data.nifti import read_mask
 from ctune.inference.behind import Behind
 from ctune.inference.blocks import Block
 from ctune.inference.clock import Clock
 from ctune.inference.files import ChannelFile, PlaneFile, Planes
 from ctune.postprocess import clean, in_order, needed
-from ctune.types import Grid
+from ctune.types import Grid, Mask
+
+_WAITING = ".masks"
 
 Later = Callable[..., None]
 """Hands a function and its arguments to the thread that writes."""
@@ -31,10 +37,24 @@ Later = Callable[..., None]
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a prediction leaves. labels: one label map instead of a mask a class; probabilities: also these."""
+    """What a prediction leaves. labels: one label map instead of a mask a class; probabilities: also these.
+
+    format: of the masks, where another program than ctune gets them; it says by itself whether they are a label map.
+    """
 
     labels: bool = False
     probabilities: bool = False
+    format: Format | None = None
+
+    @property
+    def label_map(self) -> bool:
+        """Whether every voxel gets one class."""
+        return self.labels or self.format in (Format.MULTILABEL, Format.ITK_SNAP)
+
+    @property
+    def foreign(self) -> Format | None:
+        """The format of another program that is wanted, None for ctune's own files."""
+        return None if self.format in (Format.MULTILABEL, Format.MASKS) else self.format
 
     def level(self, threshold: float) -> float:
         """Probabilities at or below it make no difference to any file."""
@@ -43,13 +63,17 @@ class Wanted:
 
 @dataclass(frozen=True, eq=False)
 class Outline:
-    """What files are about. rules: how masks are cleaned. about: what ``prediction.json`` says besides the volumes."""
+    """What files are about. rules: how masks are cleaned. about: what ``prediction.json`` says besides the volumes.
+
+    series: the CT's DICOM files, for a segmentation that refers to them.
+    """
 
     grid: Grid
     classes: tuple[str, ...]
     threshold: float
     rules: Mapping[str, Cleaning]
     about: Mapping[str, Any]
+    series: Series | None = None
 
 
 class CaseFiles:
@@ -57,11 +81,14 @@ class CaseFiles:
 
     def __init__(self, folder: Path, outline: Outline, wanted: Wanted, behind: Behind, clock: Clock) -> None:
         self._folder, self._outline, self._behind, self._clock = folder, outline, behind, clock
+        self._foreign = wanted.foreign
         self._open = ExitStack()
         _clear(folder)
         grid, channels = outline.grid, len(outline.classes)
-        made = _LabelMap if wanted.labels else _Masks
-        self._masks = made(self._open, folder, outline)
+        made = _LabelMap if wanted.label_map else _Masks
+        # Segments that may overlap are put together at the end, from masks that only wait for it.
+        converted = self._foreign in (Format.SEG_NRRD, Format.DICOM_SEG)
+        self._masks = made(self._open, folder / _WAITING if converted else folder, outline)
         self._values: dict[str, ChannelFile] = {}
         if wanted.probabilities:
             path = folder / "probabilities.nii.gz"
@@ -92,11 +119,25 @@ class CaseFiles:
         for channels in self._values.values():
             channels.finish()
         self._open.close()
+        if self._foreign is not None:
+            self._convert(self._foreign)
         volumes = {
             name: round(int(n) * outline.grid.voxel_ml, 3)
             for name, n in zip(outline.classes, voxels, strict=True)
         }
         write_json(self._folder / "prediction.json", {**outline.about, "volumes_ml": volumes})
+
+    def _convert(self, format: Format) -> None:
+        """Write what another program reads: segments from the waiting masks, or the names beside a label map."""
+        outline, path = self._outline, self._folder / format.file_name
+        if format is Format.ITK_SNAP:
+            write_descriptions(
+                table_beside(path, format), {name: k + 1 for k, name in enumerate(outline.classes)}
+            )
+            return
+        masks = _Waiting(self._folder / _WAITING, outline)
+        write_segmentation(path, masks, outline.grid, format, source=outline.series)
+        shutil.rmtree(self._folder / _WAITING)
 
     def _later(self, function: Callable[..., Any], *arguments: Any) -> None:
         def timed() -> None:
@@ -108,6 +149,22 @@ class CaseFiles:
                 raise
 
         self._behind(timed)
+
+
+class _Waiting(Mapping[str, Mask]):
+    """Masks that wait in a folder, read one at a time."""
+
+    def __init__(self, folder: Path, outline: Outline) -> None:
+        self._folder, self._outline = folder, outline
+
+    def __getitem__(self, name: str) -> Mask:
+        return read_mask(self._folder / f"{name}.nii.gz", self._outline.grid, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._outline.classes)
+
+    def __len__(self) -> int:
+        return len(self._outline.classes)
 
 
 class _Masks:
@@ -215,8 +272,11 @@ def _clear(folder: Path) -> None:
     """Remove an earlier prediction, first that it is one: another model's masks must not stay beside new ones."""
     folder.mkdir(parents=True, exist_ok=True)
     about = folder / "prediction.json"
+    shutil.rmtree(folder / _WAITING, ignore_errors=True)
     if about.exists():
         names = (*read_json(about)["classes"], "labels", "probabilities", "inconsistency")
         about.unlink()
         for name in names:
             (folder / f"{name}.nii.gz").unlink(missing_ok=True)
+        for name in (Format.SEG_NRRD.file_name, Format.DICOM_SEG.file_name, "labels.txt"):
+            (folder / name).unlink(missing_ok=True)
