@@ -222,6 +222,10 @@ class Config(Section):
     classes: tuple[str, ...] = NINE_ORGANS
     aliases: dict[str, str] = Field(default_factory=dict)
     """The project's own class names of other data sets -> names here."""
+    pool: str = "pool"
+    """Folder of the pool, relative to the project, or an fsspec URL such as s3://bucket/pool."""
+    pool_cache_gb: float = Field(50.0, gt=0)
+    """Bound on the CTs of a pool at a URL that each machine keeps."""
     registry: str = "registry"
     """Folder of the registry, relative to the project."""
     preprocessing: Preprocessing = Preprocessing()

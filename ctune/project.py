@@ -30,8 +30,11 @@ class Project:
     def pool(self) -> Pool:
         # Reading images is imported by those who read them: commands about models alone answer sooner.
         from ctune.data.pool import Pool
+        from ctune.data.shared_pool import SharedPool, is_url
 
-        return Pool.open(self.root / "pool")
+        if is_url(self.config.pool):
+            return SharedPool(self.config.pool, self.cache / "pool", self.config.pool_cache_gb)
+        return Pool.open(self.root / self.config.pool)
 
     @property
     def cache(self) -> Path:
@@ -65,12 +68,14 @@ def adjusted(project: Project, section: str, changes: Mapping[str, Any]) -> Proj
 def create_project(root: Path, config: Config) -> Project:
     """Make a project in `root`. Raises PoolError when one is there already."""
     from ctune.data.pool import Pool
+    from ctune.data.shared_pool import is_url
 
     if (root / CONFIG_NAME).exists():
         raise PoolError(
             f"expected a folder without a project, found {root / CONFIG_NAME}; choose another folder"
         )
-    Pool.create(root / "pool")
+    if not is_url(config.pool):
+        Pool.create(root / config.pool)
     with write_atomically(root / CONFIG_NAME) as temporary:
         temporary.write_text(dump(config), encoding="utf-8")
     return Project(root.resolve(), config)

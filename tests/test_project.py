@@ -66,3 +66,14 @@ def test_the_registry_is_where_the_settings_say(tmp_path: Path) -> None:
     pytest.importorskip("registry")
     create_project(tmp_path, Config(registry="models")).open_registry()
     assert (tmp_path / "models").is_dir()
+
+
+def test_a_pool_at_a_url(tmp_path: Path) -> None:
+    from ctune.data.shared_pool import SharedPool
+
+    project = create_project(
+        tmp_path / "p", preset("phantom").model_copy(update={"pool": "memory://project-pool"})
+    )
+    assert isinstance(open_project(project.root).pool, SharedPool)
+    assert not (project.root / "pool").exists()
+    assert project.pool.cases() == []

@@ -23,7 +23,7 @@ from ctune.data.nifti import write_mask
 from ctune.errors import GeometryError, LabelError, PoolError, UsageError
 from ctune.types import UNLABELLED, AnnotationRecord, Grid, Mask, Source
 
-_NUMBERED = re.compile(r"[a-z]+-(\d{4,})\.(?:nii\.gz|json)")
+_NUMBERED = re.compile(r"(?:[a-z]+-)?(\d{4,})\.(?:nii\.gz|json|claim)")
 
 
 def new_record(
@@ -46,18 +46,21 @@ def new_record(
     return AnnotationRecord(case_id, name, Source(source), author, now(), round, "", "", model, seconds, note)
 
 
-def write_annotation(folder: Path, record: AnnotationRecord, mask: Mask, grid: Grid) -> AnnotationRecord:
+def write_annotation(
+    folder: Path, record: AnnotationRecord, mask: Mask, grid: Grid, *, number: int | None = None
+) -> AnnotationRecord:
     """Write a mask and its record into a case's folder; the record with the mask's path and digest comes
     back.
 
-    The caller holds the folder's lock. Raises GeometryError for a mask of another shape, LabelError for other
+    The caller holds the folder's lock. number: within the class; None takes the next one there. Raises GeometryError for a mask of another shape, LabelError for other
     values than 0, 1 and UNLABELLED.
     """
-    _check_mask(record, mask, grid)
+    check_mask(record, mask, grid)
     place = folder / "annotations" / record.class_name
     place.mkdir(parents=True, exist_ok=True)
     _sweep(place)
-    number = 1 + max((_number(path) for path in place.iterdir()), default=0)
+    if number is None:
+        number = 1 + max((number_of(path.name) for path in place.iterdir()), default=0)
     path = place / f"{record.source}-{number:04d}.nii.gz"
     write_mask(path, mask.astype(np.uint8, copy=False), grid)
     path.chmod(0o444)
@@ -73,8 +76,8 @@ def list_annotations(folder: Path, class_name: str = "*") -> list[AnnotationReco
 
     Raises PoolError for a damaged one.
     """
-    paths = [p for p in folder.glob(f"{class_name}/*.json") if _number(p)]
-    return [_read_record(p) for p in sorted(paths, key=lambda p: (p.parent.name, _number(p)))]
+    paths = [p for p in folder.glob(f"{class_name}/*.json") if number_of(p.name)]
+    return [_read_record(p) for p in sorted(paths, key=lambda p: (p.parent.name, number_of(p.name)))]
 
 
 def check_bytes(path: Path, sha256: str, expected: str) -> None:
@@ -103,7 +106,8 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
-def _check_mask(record: AnnotationRecord, mask: Mask, grid: Grid) -> None:
+def check_mask(record: AnnotationRecord, mask: Mask, grid: Grid) -> None:
+    """Raise GeometryError for a mask of another shape than the CT's, LabelError for other values than 0, 1, UNLABELLED."""
     what = f"case {record.case_id}, {record.class_name}"
     if mask.shape != grid.shape:
         raise GeometryError(
@@ -129,8 +133,9 @@ def _record_of(mask: Path) -> Path:
     return mask.with_name(mask.name.removesuffix(".nii.gz") + ".json")
 
 
-def _number(path: Path) -> int:
-    match = _NUMBERED.fullmatch(path.name)
+def number_of(name: str) -> int:
+    """The number in the name of an annotation's file; 0 for any other name."""
+    match = _NUMBERED.fullmatch(name.rpartition("/")[2])
     return int(match[1]) if match else 0
 
 

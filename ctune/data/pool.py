@@ -120,9 +120,13 @@ class Pool:
 
     def load(self, case_id: str) -> Case:
         """The CT itself. Raises PoolError when its bytes are no longer those that were imported."""
-        record = self.case(case_id)
-        check_bytes(record.image, record.sha256, f"case {case_id}: expected the CT that was imported")
-        return read_case(record.image, case_id)
+        record, path = self.case(case_id), self.image(case_id)
+        check_bytes(path, record.sha256, f"case {case_id}: expected the CT that was imported")
+        return read_case(path, case_id)
+
+    def image(self, case_id: str) -> Path:
+        """The file of the CT on this machine, as it was imported. Raises PoolError for an unknown case."""
+        return self.case(case_id).image
 
     def add_case(
         self,
@@ -218,8 +222,11 @@ class Pool:
     def _ids(self) -> list[str]:
         return sorted(p.parent.name for p in self.root.glob("[!.]*/case.json"))
 
+    def _taken(self) -> list[str]:
+        return [p.name for p in self.root.iterdir() if not p.name.startswith(".")]
+
     def _check_free(self, case_id: str) -> None:
-        taken = {p.name.lower(): p.name for p in self.root.iterdir() if not p.name.startswith(".")}
+        taken = {name.lower(): name for name in self._taken()}
         if case_id.lower() in taken:
             raise PoolError(
                 f"expected a new case id, got {case_id!r} while the pool has {taken[case_id.lower()]!r}; "
@@ -228,7 +235,7 @@ class Pool:
 
     def _check_apart(self, case_id: str, digest: str, split: Split) -> None:
         """The same CT under two ids must not train under one and be measured on under the other."""
-        for name in {p.name for p in self.root.iterdir()} - self._looked_at:
+        for name in {*self._taken()} - self._looked_at:
             # A record that does not read is no reason to refuse another case: it complains when it is used.
             with suppress(PoolError):
                 self._holders.setdefault(self.case(name).sha256, []).append(name)
