@@ -16,11 +16,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from ctune.errors import UsageError
 from ctune.serve.faults import Stopped, TimedOut
 from ctune.serve.guard import Guard, phrase, refusal
+from ctune.serve.jobs import JobRow
 from ctune.serve.metrics import CONTENT_TYPE
-from ctune.serve.segment import Asked, Output
+from ctune.serve.segment import asked_of
 from ctune.serve.service import Made, Service
 from ctune.serve.upload import receive
 from ctune.serve.work import Ticket
@@ -49,6 +49,33 @@ class Handlers:
             made: Made = await waited(ticket, request)
         return answer_of(made, request)
 
+    async def add_job(self, request: Request) -> Response:
+        """A CT in, an id out; the rest later."""
+        service, settings = self.service, self.service.settings
+        with service.place():
+            upload = await receive(
+                request, service.scratch, settings.limits.upload_bytes, settings.upload_seconds
+            )
+            with upload.file:
+                job = await run_in_threadpool(service.add_job, upload.file, upload.fields, request.state.who)
+        return JSONResponse(job_document(job), 202, {"location": f"/jobs/{job.id}"})
+
+    async def job(self, request: Request) -> Response:
+        """GET tells how a job stands, DELETE forgets it."""
+        job = await run_in_threadpool(self._job, request)
+        if request.method == "DELETE":
+            await run_in_threadpool(self.service.delete_job, job.id)
+            return Response(status_code=204)
+        return JSONResponse(job_document(job))
+
+    async def result(self, request: Request) -> Response:
+        """What ``segment`` would have answered."""
+        job = await run_in_threadpool(self._job, request)
+        return answer_of(await run_in_threadpool(self.service.result_of, job), request)
+
+    def _job(self, request: Request) -> JobRow:
+        return self.service.jobs.find(request.path_params["id"], request.state.who)
+
     async def model(self, request: Request) -> Response:
         """The card."""
         return JSONResponse(await run_in_threadpool(self.service.card))
@@ -72,6 +99,9 @@ def build_app(service: Service) -> Starlette:
     handlers = Handlers(service)
     routes = [
         Route("/segment", handlers.segment, methods=["POST"]),
+        Route("/jobs", handlers.add_job, methods=["POST"]),
+        Route("/jobs/{id}", handlers.job, methods=["GET", "DELETE"]),
+        Route("/jobs/{id}/result", handlers.result),
         Route("/model", handlers.model),
         Route("/livez", handlers.livez),
         Route("/readyz", handlers.readyz),
@@ -95,13 +125,13 @@ def build_app(service: Service) -> Starlette:
     )
 
 
-def asked_of(fields: Mapping[str, str]) -> Asked:
-    """What the fields of a query or form ask for. Raises UsageError."""
-    output = fields.get("output", Output.MULTILABEL)
-    if output not in tuple(Output):
-        raise UsageError(f"expected an output of {', '.join(Output)}, got {output[:40]!r}")
-    classes = [name.strip() for name in fields.get("classes", "").split(",")]
-    return Asked(tuple(name for name in classes if name), Output(output))
+def job_document(job: JobRow) -> dict[str, Any]:
+    """A job as JSON."""
+    found: dict[str, Any] = {
+        "id": job.id, "state": job.state, "created": job.created, "started": job.started, "finished": job.finished,
+        "attempts": job.attempts, "error": job.error,
+    }  # fmt: skip
+    return {**found, "result": f"/jobs/{job.id}/result", **(job.about or {})}
 
 
 async def waited(ticket: Ticket, request: Request) -> Any:

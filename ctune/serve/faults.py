@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+import re
+import traceback
+
 from ctune.errors import CtuneError, DataError, UsageError
+
+log = logging.getLogger("ctune.serve")
+_PATH = re.compile(r"(?<![\w.])/(?:[\w.~+-]+/)+[\w.~+-]*")
 
 
 class Refused(CtuneError):
@@ -39,3 +46,20 @@ def status_of(error: Exception) -> int:
     if isinstance(error, UsageError | DataError):
         return 422
     return 500
+
+
+def told(error: Exception, status: int) -> str:
+    """One line for the client: nothing of the service's inside.
+
+    >>> told(UsageError("expected a CT in /state/scratch/1/ct.nii"), 422)
+    'expected a CT in the upload'
+    """
+    if status == 500:
+        return "the service failed; its log tells more under this request's id"
+    return _PATH.sub("the upload", " ".join(str(error).split()))[:600]
+
+
+def where(error: Exception) -> str:
+    """For the log: what kind of error and where, not its message, which may hold something of a patient."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{type(error).__name__} at " + " < ".join(f"{f.name}:{f.lineno}" for f in reversed(frames[-4:]))

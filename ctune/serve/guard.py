@@ -8,23 +8,19 @@ from __future__ import annotations
 import logging
 import re
 import time
-import traceback
 from http import HTTPStatus
 from uuid import uuid4
 
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ctune.serve.faults import Refused, Stopped, status_of
+from ctune.serve.faults import Refused, Stopped, log, status_of, told, where
 from ctune.serve.service import Service
-
-log = logging.getLogger("ctune.serve")
 
 OPEN = ("/", "/livez", "/readyz", "/metrics", "/openapi.json")
 """What needs no token: nothing of a patient or a model. And what lies below /page/."""
 ROUTES = (*OPEN, "/segment", "/importance", "/model", "/jobs")
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_PATH = re.compile(r"(?<![\w.])/(?:[\w.~+-]+/)+[\w.~+-]*")
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; font-src 'self' data:; "
     "connect-src 'self' data: blob:; worker-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -85,10 +81,7 @@ class Guard:
             return
         status, headers = status_of(error), getattr(error, "headers", {})
         if status == 500:
-            # Where, not what: a message may hold something of a patient.
-            frames = traceback.extract_tb(error.__traceback__)
-            where = " < ".join(f"{f.name}:{f.lineno}" for f in reversed(frames[-4:]))
-            log.error("request=%s %s at %s", seen.id, type(error).__name__, where)
+            log.error("request=%s %s", seen.id, where(error))
         if not seen.begun_to_answer:
             answer = refusal(status, told(error, status), seen.id, headers)
             await answer(scope, receive, seen.send)
@@ -117,13 +110,6 @@ class _Seen:
 def refusal(status: int, why: str, request_id: str, headers: dict[str, str] | None = None) -> JSONResponse:
     """An error as every client gets it."""
     return JSONResponse({"error": why, "request": request_id}, status, headers=headers)
-
-
-def told(error: Exception, status: int) -> str:
-    """One line for the client: nothing of the service's inside."""
-    if status == 500:
-        return "the service failed; its log tells more under this request's id"
-    return _PATH.sub("the upload", " ".join(str(error).split()))[:600]
 
 
 def route_of(path: str) -> str:

@@ -166,3 +166,12 @@ class _Written(Mapping[str, Mask]):
 
     def __len__(self) -> int:
         return len(self._classes)
+
+
+def asked_of(fields: Mapping[str, str]) -> Asked:
+    """What the fields of a query or form ask for. Raises UsageError."""
+    output = fields.get("output", Output.MULTILABEL)
+    if output not in tuple(Output):
+        raise UsageError(f"expected an output of {', '.join(Output)}, got {output[:40]!r}")
+    classes = [name.strip() for name in fields.get("classes", "").split(",")]
+    return Asked(tuple(name for name in classes if name), Output(output))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,10 +15,12 @@ from filelock import FileLock, Timeout
 
 from ctune import __version__
 from ctune.errors import UsageError
+from ctune.serve.faults import Refused, Stopped, TimedOut, log, status_of, told, where
 from ctune.serve.intake import Limits
+from ctune.serve.jobs import JobRow, Jobs, State
 from ctune.serve.metrics import Metrics
 from ctune.serve.model import ServedModel
-from ctune.serve.segment import Answer, Asked, segment
+from ctune.serve.segment import Answer, Asked, asked_of, segment
 from ctune.serve.tokens import Tokens
 from ctune.serve.work import Ticket, Worker
 
@@ -28,7 +30,8 @@ INTENDED_USE = "Research: masks and volumes for people to check. Not a medical d
 @dataclass(frozen=True)
 class Settings:
     """state: folder for uploads and jobs. queue: volumes that may wait. seconds: for one answer, upload_seconds: for its
-    upload. hosts: names that the service answers to, any when empty."""
+    upload. hosts: names that the service answers to, any when empty. jobs: that may wait; job_seconds: for one of them;
+    keep_seconds: how long it is kept after its end."""
 
     state: Path
     limits: Limits = field(default_factory=Limits)
@@ -38,6 +41,9 @@ class Settings:
     tokens: Tokens = field(default_factory=lambda: Tokens({}))
     hosts: tuple[str, ...] = ()
     runtime: str = "torch"
+    jobs: int = 64
+    job_seconds: float = 3600.0
+    keep_seconds: float = 24 * 3600.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,8 +67,10 @@ class Service:
         # What a killed process left.
         shutil.rmtree(self.scratch, ignore_errors=True)
         self.scratch.mkdir(parents=True)
-        self.worker = Worker(settings.queue)
-        self.metrics = Metrics(lambda: self.worker.waiting, lambda: 0)
+        self.jobs = Jobs(settings.state, settings.jobs, settings.keep_seconds)
+        self.worker = Worker(settings.queue, self._next_job)
+        self.metrics = Metrics(lambda: self.worker.waiting, lambda: self.jobs.waiting)
+        self._running: tuple[str, Ticket] | None = None
         self._inside = 0
 
     def start(self) -> None:
@@ -72,6 +80,7 @@ class Service:
     def close(self, seconds: float = 10.0) -> None:
         """End what runs, within about `seconds`, and leave nothing in the folder."""
         self.worker.close(seconds)
+        self.jobs.close()
         shutil.rmtree(self.scratch, ignore_errors=True)
         self._lock.release()
 
@@ -109,6 +118,57 @@ class Service:
         finally:
             upload.close()
             shutil.rmtree(folder, ignore_errors=True)
+
+    def add_job(self, upload: BinaryIO, fields: Mapping[str, str], owner: str) -> JobRow:
+        """Keep a volume for later. Raises UnknownClassError, UsageError, Refused (429)."""
+        self.model.choose(asked_of(fields).classes)
+        job_id = self.jobs.add(upload, fields, owner)
+        self.worker.wake()
+        return self.jobs.find(job_id, owner)
+
+    def delete_job(self, job_id: str) -> None:
+        """Forget a job; when it runs, it is stopped."""
+        running = self._running
+        self.jobs.delete(job_id)
+        if running and running[0] == job_id:
+            running[1].stop()
+
+    def result_of(self, job: JobRow) -> Made:
+        """The result of a job. Raises Refused: 409 when it is not done yet, else what it failed with."""
+        if job.state is State.FAILED:
+            raise Refused(job.status or 500, job.error or "failed")
+        if job.state is not State.DONE:
+            raise Refused(
+                409, f"expected a job that is done, this one is {job.state}; ask again", Retry_After="2"
+            )
+        path = self.jobs.folder(job.id) / "result"
+        return Made(path.open("rb"), path.stat().st_size, job.media_type or "", dict(job.about or {}))
+
+    def _next_job(self) -> Ticket | None:
+        self.jobs.expire()
+        job = self.jobs.begin()
+        if job is None:
+            return None
+        ticket = Ticket(lambda ticket: self._work_on(job, ticket), self.settings.job_seconds)
+        self._running = job.id, ticket
+        return ticket
+
+    def _work_on(self, job: JobRow, ticket: Ticket) -> None:
+        try:
+            upload = (self.jobs.folder(job.id) / "upload").open("rb")
+            made = self._segment(self.model, upload, asked_of(job.fields), ticket)
+            with made.file:
+                self.jobs.done(job.id, made.file, made.media_type, made.about)
+        except Exception as error:
+            if isinstance(error, Stopped) and not isinstance(error, TimedOut):
+                self.jobs.again(job.id)
+                return
+            status = status_of(error)
+            if status == 500:
+                log.error("job=%s %s", job.id, where(error))
+            self.jobs.failed(job.id, status, told(error, status))
+        finally:
+            self._running = None
 
     def card(self) -> dict[str, Any]:
         """What ``/model`` tells."""

@@ -16,6 +16,8 @@ from typing import Any
 from ctune.serve.faults import Refused, Stopped, TimedOut
 
 _RECENT = 8
+_LONGEST_SLEEP_S = 30.0
+_LONGEST_WINDOW_S = 5.0
 
 
 class Ticket:
@@ -42,17 +44,17 @@ class Ticket:
 
 
 class Worker:
-    """The thread. most: tickets that may wait. idle: asked for work when none waits; gives a function, or None.
+    """The thread. most: tickets that may wait. idle: asked for work when none waits, and at least every half minute.
 
     What clients wait for goes before what `idle` has: a job that runs is finished first all the same.
     """
 
-    def __init__(self, most: int, idle: Callable[[], Callable[[], None] | None] = lambda: None) -> None:
+    def __init__(self, most: int, idle: Callable[[], Ticket | None] = lambda: None) -> None:
         self.most, self._idle = most, idle
         self._line: deque[Ticket] = deque()
         self._news = threading.Condition()
         self._recent: deque[float] = deque([1.0], maxlen=_RECENT)
-        self._closing = False
+        self._closing = self._woken = False
         self._busy: Ticket | None = None
         self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
 
@@ -92,6 +94,7 @@ class Worker:
     def wake(self) -> None:
         """Ask `idle` again."""
         with self._news:
+            self._woken = True
             self._news.notify()
 
     def close(self, seconds: float) -> None:
@@ -105,25 +108,28 @@ class Worker:
         if self._thread.is_alive():
             if busy := self._busy:
                 busy.stop()
-            self._thread.join(seconds)
+            self._thread.join(max(seconds, _LONGEST_WINDOW_S))
 
     def _run(self) -> None:
-        while (found := self._next()) is not None:
+        while (ticket := self._next()) is not None:
             begun = time.monotonic()
-            found()
+            self._do(ticket)
             self._recent.append(time.monotonic() - begun)
 
-    def _next(self) -> Callable[[], None] | None:
-        with self._news:
-            while True:
+    def _next(self) -> Ticket | None:
+        while True:
+            with self._news:
                 if self._line:
-                    ticket = self._line.popleft()
-                    return lambda: self._do(ticket)
+                    return self._line.popleft()
                 if self._closing:
                     return None
-                if found := self._idle():
-                    return found
-                self._news.wait()
+            # Not under the lock: it asks a disk.
+            if found := self._idle():
+                return found
+            with self._news:
+                if not self._line and not self._closing and not self._woken:
+                    self._news.wait(_LONGEST_SLEEP_S)
+                self._woken = False
 
     def _do(self, ticket: Ticket) -> None:
         self._busy = ticket
