@@ -1,0 +1,120 @@
+"""What scoring keeps of a class: probabilities in steps of 1/255, in the box outside which nothing is.
+
+A case of any number of classes is then about as large as its organs, and every measure can look a value up in a table of 256.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ctune.types import Grid, Prediction
+
+Levels = npt.NDArray[np.uint8]
+"""(X, Y, Z) uint8, in steps of 1/255."""
+Booleans = npt.NDArray[np.bool_]
+Box = tuple[slice, slice, slice]
+
+
+@dataclass(frozen=True, eq=False)
+class Crop:
+    """One class of one case in its box. p: (x, y, z) uint8; spread: its inconsistency or None; members: those of several
+    models, of which p is then the mean."""
+
+    name: str
+    box: Box
+    p: Levels
+    spread: Levels | None = None
+    members: tuple[Levels, ...] = ()
+
+    @property
+    def start(self) -> tuple[int, int, int]:
+        """The grid's index of the box's first voxel."""
+        x, y, z = self.box
+        return x.start, y.start, z.start
+
+
+def crop(name: str, members: Sequence[Levels], spread: Levels | None, floor: int, clear: bool = True) -> Crop:
+    """The class in the box of what is at least `floor` in any volume.
+
+    members: at least one volume (X, Y, Z). clear: what is below the floor counts as 0; else the faint haze that a network
+    leaves over a whole body would weigh more than any organ.
+    """
+    volumes = [*members, *([spread] if spread is not None else [])]
+    box = _around(volumes, floor)
+    kept = [np.where(v[box] >= (floor if clear else 0), v[box], np.uint8(0)) for v in volumes]
+    models = tuple(kept[: len(members)])
+    found = kept[-1] if spread is not None else None
+    if len(models) == 1:
+        return Crop(name, box, models[0], found)
+    stack = np.stack(models)
+    mean = np.rint(stack.mean(axis=0, dtype=np.float32)).astype(np.uint8)
+    deviation = np.rint(stack.std(axis=0, dtype=np.float32)).astype(np.uint8)
+    return Crop(name, box, mean, deviation if found is None else np.maximum(found, deviation), models)
+
+
+def crops(predictions: Sequence[Prediction], names: Sequence[str], floor: int, clear: bool) -> list[Crop]:
+    """Of predictions in memory: one model's, or several models' of the same case."""
+    out = []
+    for name in names:
+        at = [p.classes.index(name) for p in predictions]
+        members = [levels(p.probabilities[k]) for p, k in zip(predictions, at, strict=True)]
+        spreads = [
+            p.inconsistency[k] for p, k in zip(predictions, at, strict=True) if p.inconsistency is not None
+        ]
+        spread = levels(np.maximum.reduce(spreads)) if spreads else None
+        out.append(crop(name, members, spread, floor, clear))
+    return out
+
+
+def levels(values: npt.NDArray[np.float32]) -> Levels:
+    """float32 in [0, 1] -> uint8 in steps of 1/255, as a prediction's file holds it."""
+    return np.asarray(np.rint(values * np.float32(255.0)), dtype=np.uint8)
+
+
+def claimed_by_others(at: int, masks: Sequence[Booleans], found: Sequence[Crop]) -> Booleans:
+    """Voxels of the box of class `at` that the mask of any other class holds. masks: (x, y, z) bool in each class's box."""
+    out = np.zeros(masks[at].shape, dtype=bool)
+    for k, (mask, other) in enumerate(zip(masks, found, strict=True)):
+        here, there = _common(found[at].box, other.box)
+        if k != at and here is not None and there is not None:
+            out[here] |= mask[there]
+    return out
+
+
+def put(target: Levels, values: Levels, box: Box) -> None:
+    """Raise `target` (X, Y, Z) to `values` in the box."""
+    np.maximum(target[box], values, out=target[box])
+
+
+def empty(grid: Grid) -> Levels:
+    """A volume of zeros in the order of a NIfTI file, X fastest."""
+    return np.zeros(grid.shape[::-1], dtype=np.uint8).T
+
+
+def _around(volumes: Sequence[Levels], floor: int) -> Box:
+    found = []
+    for axis in range(3):
+        hot = np.zeros(volumes[0].shape[axis], dtype=bool)
+        for volume in volumes:
+            hot |= volume.max(axis=tuple(a for a in range(3) if a != axis), initial=0) >= floor
+        at = np.flatnonzero(hot)
+        found.append(slice(int(at[0]), int(at[-1]) + 1) if len(at) else slice(0, 0))
+    return found[0], found[1], found[2]
+
+
+def _common(a: Box, b: Box) -> tuple[Box | None, Box | None]:
+    """What two boxes share, counted from the first voxel of each; None when they are apart."""
+    low = [max(p.start, q.start) for p, q in zip(a, b, strict=True)]
+    high = [min(p.stop, q.stop) for p, q in zip(a, b, strict=True)]
+    if any(n <= m for m, n in zip(low, high, strict=True)):
+        return None, None
+
+    def seen(box: Box) -> Box:
+        x, y, z = (slice(m - s.start, n - s.start) for m, n, s in zip(low, high, box, strict=True))
+        return x, y, z
+
+    return seen(a), seen(b)
