@@ -9,11 +9,13 @@ import typer
 
 from cli.options import ProjectDir
 from cli.output import AsJson, emit, note
+from cli.review_export import export
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app.command()(export)
 
 
 @app.callback(invoke_without_command=True)

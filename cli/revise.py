@@ -18,7 +18,7 @@ def revise(
     folder: Annotated[
         Path,
         typer.Argument(
-            help="CASE/<class>.nii.gz, CASE/segmentations/<class>.nii.gz or CASE.nii.gz; with --simulate the hidden truth."
+            help="CASE/<class>.nii.gz, CASE.nii.gz with CASE.txt, CASE.seg.nrrd, CASE.dcm, or what `ctune review export` wrote; with --simulate the hidden truth."
         ),
     ],
     expert: Annotated[str, typer.Option("--expert", help="Who revised.")],
@@ -66,10 +66,13 @@ def revise(
                 console.print(
                     "  an original annotation of this class stands and wins; see [hybrid] order in ctune.toml"
                 )
+        for case_id, name in report.untouched:
+            console.print(f"{case_id}  {name}: as it was exported, no revision")
         for case_id, why in report.refused:
             console.print(f"refused {case_id}: {why}")
 
-    emit({"revised": report.revised, "refused": dict(report.refused)}, as_json, human)
+    said = {"revised": report.revised, "refused": dict(report.refused), "untouched": report.untouched}
+    emit(said, as_json, human)
     if report.refused:
         raise typer.Exit(1)
 

@@ -1,6 +1,7 @@
 """Take in what an expert has revised: masks from a folder, what changed against what stood before, and never overwrite.
 
-FOLDER/CASE/<class>.nii.gz    or    FOLDER/CASE/segmentations/<class>.nii.gz    or    FOLDER/CASE.nii.gz (a label map)
+FOLDER/CASE/<class>.nii.gz    or    FOLDER/CASE/segmentations/<class>.nii.gz    or what ``ctune review export`` wrote
+FOLDER/CASE.nii.gz (a label map, its names in CASE.txt)    or    FOLDER/CASE.seg.nrrd    or    FOLDER/CASE.dcm
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ctune.classes import canonical
-from ctune.data.nifti import read_labels, read_mask
+from ctune.data.exchange import read_segmentation, stem_of
 from ctune.data.pool import Pool
-from ctune.errors import CtuneError, LabelError, PoolError
+from ctune.errors import CtuneError, PoolError
+from ctune.exported import is_exported, read_exported
 from ctune.hybrid import DEFAULT_ORDER, merge
 from ctune.types import UNLABELLED, Grid, Mask, OnProgress, Progress, Source, Split, silent
+
+_FILES = (".nii", ".nii.gz", ".nrrd", ".dcm")
 
 
 @dataclass(frozen=True)
@@ -39,10 +42,14 @@ class RevisedClass:
 
 @dataclass(frozen=True)
 class RevisionReport:
-    """revised: one row for each class of each case. refused: (case, one line why)."""
+    """revised: one row for each class of each case. refused: (case, one line why).
+
+    untouched: (case, class) of exported cases whose class came back as it went out: no revision.
+    """
 
     revised: tuple[RevisedClass, ...]
     refused: tuple[tuple[str, str], ...]
+    untouched: tuple[tuple[str, str], ...] = ()
 
 
 def import_revisions(
@@ -59,17 +66,19 @@ def import_revisions(
 ) -> RevisionReport:
     """Add every revised mask in `folder` to the pool as an annotation of `expert` in `round_number`.
 
-    `label_names` {id: class} is needed for label maps. `seconds` is the expert's time for each case. `before` {case: {class:
+    `label_names` {id: class} is needed for label maps without a table of names beside them. `seconds` is the expert's time for each case. `before` {case: {class:
     mask}} is what stood before where the pool has no annotation, e.g. the round's predictions. A case with a fault in any
     file is refused whole and the rest goes on. Raises PoolError when `folder` is not there or has no case.
     """
     found = _found(folder)
     revised: list[RevisedClass] = []
     refused: list[tuple[str, str]] = []
+    untouched: list[tuple[str, str]] = []
     for number, (case_id, place) in enumerate(found):
         try:
-            masks = _masks(pool, case_id, place, label_names or {}, aliases or {})
-            share = seconds / len(masks) if seconds is not None else None
+            masks, left = _masks(pool, case_id, place, label_names or {}, aliases or {})
+            untouched += [(case_id, name) for name in left]
+            share = seconds / len(masks) if seconds is not None and masks else None
             known = (before or {}).get(case_id, {})
             revised += [
                 _take(pool, case_id, n, m, known.get(n), expert, round_number, share)
@@ -78,7 +87,7 @@ def import_revisions(
         except CtuneError as error:
             refused.append((case_id, str(error)))
         on_progress(Progress("revise", number + 1, len(found), case_id))
-    return RevisionReport(tuple(revised), tuple(refused))
+    return RevisionReport(tuple(revised), tuple(refused), tuple(untouched))
 
 
 def compare(before: Mask | None, after: Mask, grid: Grid) -> tuple[float, float, float, int]:
@@ -104,49 +113,33 @@ def _found(folder: Path) -> list[tuple[str, Path]]:
             continue
         if place.is_dir():
             out[place.name] = place
-        elif place.name.endswith((".nii", ".nii.gz")):
-            out[place.name.removesuffix(".gz").removesuffix(".nii")] = place
+        elif place.name.lower().endswith(_FILES):
+            out[stem_of(place)] = place
     if not out:
         raise PoolError(
-            f"expected CASE/<class>.nii.gz or CASE.nii.gz in {folder}, found neither; check the path"
+            f"expected CASE/<class>.nii.gz, CASE.nii.gz, CASE.seg.nrrd or CASE.dcm in {folder}, found none of them; check the path"
         )
     return list(out.items())
 
 
 def _masks(
     pool: Pool, case_id: str, place: Path, label_names: Mapping[int, str], aliases: Mapping[str, str]
-) -> dict[str, Mask]:
+) -> tuple[dict[str, Mask], list[str]]:
+    """The masks to take in, and the classes that came back as they were handed out."""
     case = pool.case(case_id)
     if case.split != Split.POOL:
         raise PoolError(
             f"case {case_id}: expected a case of the pool split, got one kept for {case.split}; it must not train a head"
         )
-    if place.is_dir():
-        inner = place / "segmentations"
-        files = sorted(
-            p for p in (inner if inner.is_dir() else place).glob("*.nii*") if not p.name.startswith(".")
-        )
-        names = {canonical(p.name.removesuffix(".gz").removesuffix(".nii"), aliases): p for p in files}
-        masks = {n: read_mask(p, case.grid, f"case {case_id}, {n}") for n, p in names.items()}
-    else:
-        masks = _split(place, case.grid, case_id, label_names, aliases)
-    if not masks:
-        raise PoolError(f"case {case_id}: expected at least one mask in {place}, found none")
-    return masks
-
-
-def _split(
-    path: Path, grid: Grid, case_id: str, label_names: Mapping[int, str], aliases: Mapping[str, str]
-) -> dict[str, Mask]:
-    labels = read_labels(path, grid, f"case {case_id}")
-    unknown = sorted(set(np.unique(labels).tolist()) - {0} - set(label_names))
-    if unknown or not label_names:
-        raise LabelError(
-            f"case {case_id}: expected names for the ids {unknown or 'in the map'} of {path}; give --labels 1=liver,2=spleen"
-        )
-    return {
-        canonical(name, aliases): (labels == number).astype(np.uint8) for number, name in label_names.items()
-    }
+    if is_exported(place):
+        return read_exported(place, case_id, case.grid, aliases)
+    labels: dict[str, tuple[int, ...]] = {}
+    for number, name in label_names.items():
+        labels[name] = (*labels.get(name, ()), number)
+    masks = read_segmentation(
+        place, case.grid, labels=labels or None, aliases=aliases, what=f"case {case_id}"
+    )
+    return masks, []
 
 
 def _take(

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ctune.data.dicom_seg import read_dicom_seg
+from ctune.data.dicom_series import is_dicom
 from ctune.data.itksnap import is_descriptions, read_descriptions
 from ctune.data.kinds import NIFTI_NAME, Kind, kind_of, named_nifti, stem_of
 from ctune.data.labels import Labels, read_table
@@ -31,7 +32,7 @@ def read_any(
     if not path.is_dir():
         yield from _distinct(_of_file(path, grid, labels, rename, what), path, what)
         return
-    whole = next((path / name for name in WHOLE if (path / name).is_file()), None)
+    whole = whole_file(path, what)
     if whole is not None:
         yield from _distinct(_of_file(whole, grid, labels, rename, what), whole, what)
         return
@@ -42,6 +43,18 @@ def read_any(
         )
     named = ((rename(stem_of(file)), file) for file in files)
     yield from _distinct(((name, _mask(file, grid, f"{what}, {name}")) for name, file in named), path, what)
+
+
+def whole_file(folder: Path, what: str) -> Path | None:
+    """The one file in a folder that holds all its classes, None without. Raises LabelError when there are several."""
+    found = [p for p in sorted(folder.iterdir()) if p.is_file() and not p.name.startswith(".")]
+    found = [p for p in found if p.name in WHOLE or p.name.lower().endswith((".seg.nrrd", ".dcm"))]
+    found = [p for p in found if not is_dicom(p) or kind_of(p) is Kind.DICOM_SEG]
+    if len(found) > 1:
+        raise LabelError(
+            f"{what}: expected one segmentation in {folder}, found {', '.join(p.name for p in found)}; keep one of them"
+        )
+    return found[0] if found else None
 
 
 WHOLE = ("labels.seg.nrrd", "labels.nii.gz", "labels.nii", "labels.nrrd", "labels.dcm")
