@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import tempfile
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.options import ProjectDir
+from cli.options import ProjectDir, choice
 from cli.output import AsJson, emit, note
 from cli.registry_options import RegistryDir, open_registry
 
@@ -17,9 +18,17 @@ if TYPE_CHECKING:
 
     from starlette.applications import Starlette
 
+    from ctune.serve.service import Settings
     from ctune.serve.tokens import Tokens
+    from registry import Registry
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+class Runtime(StrEnum):
+    AUTO = "auto"
+    ONNX = "onnx"
+    TORCH = "torch"
 
 
 def serve(
@@ -34,6 +43,9 @@ def serve(
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 3000,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1.")] = "auto",
+    runtime: Annotated[
+        str, typer.Option("--runtime", help="onnx, torch, or auto: onnx on a CPU, torch on a GPU.")
+    ] = "auto",
     tokens: Annotated[
         Path | None,
         typer.Option("--tokens", envvar="CTUNE_TOKENS", help="Names and hashed tokens of who may ask."),
@@ -54,6 +66,9 @@ def serve(
     timeout: Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds for one answer.")] = 600.0,
     upload_mb: Annotated[int, typer.Option("--max-upload-mb", min=1, help="Largest upload.")] = 1024,
     megavoxels: Annotated[int, typer.Option("--max-megavoxels", min=1, help="Largest CT, unpacked.")] = 400,
+    poll: Annotated[
+        float, typer.Option("--poll", min=0.05, help="Seconds between two looks whether the alias has moved.")
+    ] = 2.0,
     project: ProjectDir = None,
     registry: RegistryDir = None,
     as_json: AsJson = False,
@@ -83,9 +98,12 @@ def serve(
         queue=queue,
         seconds=timeout,
         tokens=known,
+        poll_seconds=poll,
         hosts=() if known or open_to_all else _LOOPBACK,
     )
-    app, about = _ready(open_registry(project, registry), model, device, settings)
+    app, about = _ready(
+        open_registry(project, registry), model, device, choice(Runtime, runtime, "--runtime"), settings
+    )
     # What libraries lay aside is gone with the rest of the folder, also after a kill.
     tempfile.tempdir = str(settings.state / "scratch")
     listening = _listen(host, port)
@@ -102,18 +120,18 @@ def _add_token(path: Path, name: str, as_json: bool) -> None:
     emit(said, as_json, lambda console: console.print(token, markup=False, soft_wrap=True))
 
 
-def _ready(registry: Any, model: str, device: str, settings: Any) -> tuple[Starlette, dict[str, Any]]:
+def _ready(
+    registry: Registry, reference: str, device: str, runtime: Runtime, settings: Settings
+) -> tuple[Starlette, dict[str, Any]]:
     from ctune.optimise import resolve_device
     from ctune.serve.app import build_app
-    from ctune.serve.model import load
-    from ctune.serve.parts import TorchLoader
-    from ctune.serve.service import Service
+    from ctune.serve.service import open_service
     from ctune.serve.source import RegistrySource
 
-    source = RegistrySource(registry, model)
-    loaded = load(source, TorchLoader(source, resolve_device(device)), source.resolve())
-    about = {"name": model, "model": f"sha256:{loaded.about.digest}", "classes": list(loaded.classes)}
-    return build_app(Service(loaded, settings)), about
+    service = open_service(RegistrySource(registry, reference), settings, resolve_device(device), runtime)
+    model = service.model
+    about = {"name": reference, "model": f"sha256:{model.about.digest}", "classes": list(model.classes)}
+    return build_app(service), {**about, "runtime": service.settings.runtime}
 
 
 def _listen(host: str, port: int) -> socket.socket:

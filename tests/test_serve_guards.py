@@ -61,10 +61,10 @@ def slow(service: Service, model: ServedModel) -> Iterator[dict[str, Any]]:
     """The same model, a tenth of a second a window, counted, and held while `held` is set."""
     seen: dict[str, Any] = {"windows": 0, "free": threading.Event()}
 
-    def run(windows: torch.Tensor) -> Any:
+    def run(windows: torch.Tensor, needs: frozenset[str]) -> Any:
         seen["windows"] += 1
         seen["free"].wait(0.1)
-        return model.base.run(windows)
+        return model.base.run(windows, needs)
 
     service.model = dataclasses.replace(model, base=Part(model.base.digest, run))
     yield seen
@@ -203,7 +203,7 @@ def test_work_that_takes_too_long_is_stopped_between_windows(
 def test_a_fault_of_the_service_is_told_without_its_inside(
     client: TestClient, service: Service, model: ServedModel, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(windows: torch.Tensor) -> Any:
+    def broken(windows: torch.Tensor, needs: frozenset[str]) -> Any:
         raise RuntimeError("John Doe in /home/secret")
 
     service.model = dataclasses.replace(model, base=Part(model.base.digest, broken))

@@ -60,9 +60,9 @@ def held(service: Service, model: ServedModel) -> threading.Event:
     """From now on every window waits until the event is set."""
     free = threading.Event()
 
-    def run(windows: torch.Tensor) -> Any:
+    def run(windows: torch.Tensor, needs: frozenset[str]) -> Any:
         free.wait(20)
-        return model.base.run(windows)
+        return model.base.run(windows, needs)
 
     service.model = dataclasses.replace(model, base=Part(model.base.digest, run))
     return free

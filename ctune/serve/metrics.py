@@ -28,7 +28,7 @@ class Metrics:
         self.stages = Counter("ctune_stage_seconds", "Seconds by stage of a prediction.", ("stage",), **kept)
         self.volumes = Counter("ctune_class_volumes", "CTs segmented, by class.", ("class_name",), **kept)
         self.ml = Counter("ctune_class_ml", "Volume found, in mL, by class.", ("class_name",), **kept)
-        self.swaps = Counter("ctune_swaps", "Models put in the place of another.", ("outcome",), **kept)
+        self.swaps = Counter("ctune_swaps", "Models put in the place of another.", **kept)
         Gauge("ctune_queue_length", "Volumes that wait.", **kept).set_function(waiting)
         Gauge("ctune_jobs_waiting", "Jobs that wait.", **kept).set_function(jobs)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ctune.classes import ClassList
-from ctune.serve.parts import Loader, Part, check_heads
+from ctune.serve.parts import Loader, Part, Window, check_heads
 from ctune.serve.source import Description, Source
 
 
@@ -25,6 +25,11 @@ class ServedModel:
     device: torch.device
     loaded: tuple[str, ...]
     seconds: float
+
+    @property
+    def window(self) -> Window:
+        """Sides of the windows that its parts are made for."""
+        return self.about.config.inference.patch_size
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -51,11 +56,12 @@ class ServedRuntime:
     def __init__(self, model: ServedModel, classes: Sequence[str], check: Callable[[], None]) -> None:
         self.classes, self.device = tuple(classes), model.device
         self._model, self._check = model, check
+        self._needs = frozenset[str]().union(*(model.heads[name].needs for name in self.classes))
 
     def logits(self, windows: Tensor) -> Iterator[Tensor]:
         """See ``Runtime``."""
         self._check()
-        features = self._model.base.run(windows)
+        features = self._model.base.run(windows, self._needs)
         for name in self.classes:
             self._check()
             yield self._model.heads[name].run(features)
@@ -68,10 +74,12 @@ def load(source: Source, loader: Loader, digest: str, before: ServedModel | None
     """
     begun = time.perf_counter()
     about = source.describe(digest)
-    base = before.base if before and before.base.digest == about.base else loader.base(about.base)
+    window = about.config.inference.patch_size
+    same = before if before and (before.about.base, before.window) == (about.base, window) else None
+    base = same.base if same else loader.base(about.base, window)
     # A head is tuned on one base and runs on no other.
-    known = {p.digest: p for p in before.heads.values()} if before and base is before.base else {}
-    heads = {name: known.get(d) or loader.head(d, about.base) for name, d in about.heads.items()}
+    known = {part.digest: part for part in same.heads.values()} if same else {}
+    heads = {name: known.get(d) or loader.head(d, base, window) for name, d in about.heads.items()}
     new = {name: part for name, part in heads.items() if part.digest not in known}
-    check_heads(base, new, about.config.inference.patch_size, loader.device)
+    check_heads(base, new, window, loader.device)
     return ServedModel(about, base, heads, loader.device, tuple(new), round(time.perf_counter() - begun, 4))

@@ -22,10 +22,13 @@ Window = tuple[int, int, int]
 @dataclass(frozen=True, eq=False)
 class Part:
     """digest: of its record. run: a base takes windows (N, 1, X, Y, Z) float32 in [0, 1] and gives what heads take; a head
-    gives (N, X, Y, Z) float32 logits."""
+    gives (N, X, Y, Z) float32 logits. needs: names of the features that a head takes, where a base is asked for some.
+    batch: whether it takes more than one window at a time."""
 
     digest: str
-    run: Callable[[Any], Any]
+    run: Callable[..., Any]
+    needs: frozenset[str] = frozenset()
+    batch: bool = True
 
 
 class Weights(Protocol):
@@ -45,10 +48,12 @@ class Loader(Protocol):
 
     device: torch.device
 
-    def base(self, digest: str) -> Part: ...
+    def base(self, digest: str, window: Window) -> Part:
+        """The base of a digest, for windows of these sides. Raises when it is not what its record says."""
+        ...
 
-    def head(self, digest: str, base: str) -> Part:
-        """The head of a digest, for the base of a digest. Raises when it is not what its record says."""
+    def head(self, digest: str, base: Part, window: Window) -> Part:
+        """The same for a head on that base."""
         ...
 
 
@@ -58,7 +63,7 @@ class TorchLoader:
     def __init__(self, weights: Weights, device: torch.device) -> None:
         self.device, self._weights = device, weights
 
-    def base(self, digest: str) -> Part:
+    def base(self, digest: str, window: Window) -> Part:
         """See ``Loader``."""
         module = checked(*self._weights.base(digest), digest)
         if self.device.type == "cpu" and module.config.architecture != "swin_unetr":
@@ -67,12 +72,12 @@ class TorchLoader:
         module = module.to(self.device)
 
         @torch.inference_mode()
-        def run(windows: Tensor) -> Any:
+        def run(windows: Tensor, needs: frozenset[str] = frozenset()) -> Any:
             return module(windows)
 
         return Part(digest, run)
 
-    def head(self, digest: str, base: str) -> Part:
+    def head(self, digest: str, base: Part, window: Window) -> Part:
         """See ``Loader``."""
         module = checked(*self._weights.head(digest), digest).to(self.device)
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 from uuid import uuid4
 
+import torch
 from filelock import FileLock, Timeout
 
 from ctune import __version__
@@ -19,8 +20,11 @@ from ctune.serve.faults import Refused, Stopped, TimedOut, log, status_of, told,
 from ctune.serve.intake import Limits
 from ctune.serve.jobs import JobRow, Jobs, State
 from ctune.serve.metrics import Metrics
-from ctune.serve.model import ServedModel
+from ctune.serve.model import ServedModel, load
+from ctune.serve.parts import Loader, TorchLoader
 from ctune.serve.segment import Answer, Asked, asked_of, segment
+from ctune.serve.source import Source
+from ctune.serve.swap import Watcher
 from ctune.serve.tokens import Tokens
 from ctune.serve.work import Ticket, Worker
 
@@ -31,7 +35,7 @@ INTENDED_USE = "Research: masks and volumes for people to check. Not a medical d
 class Settings:
     """state: folder for uploads and jobs. queue: volumes that may wait. seconds: for one answer, upload_seconds: for its
     upload. hosts: names that the service answers to, any when empty. jobs: that may wait; job_seconds: for one of them;
-    keep_seconds: how long it is kept after its end."""
+    keep_seconds: how long it is kept after its end. poll_seconds: between two looks at the registry."""
 
     state: Path
     limits: Limits = field(default_factory=Limits)
@@ -43,6 +47,7 @@ class Settings:
     runtime: str = "torch"
     jobs: int = 64
     job_seconds: float = 3600.0
+    poll_seconds: float = 2.0
     keep_seconds: float = 24 * 3600.0
 
 
@@ -57,10 +62,22 @@ class Made:
 
 
 class Service:
-    """Start it, ask it, close it. Raises UsageError when another one uses the same folder."""
+    """Start it, ask it, close it. Raises UsageError when another one uses the same folder.
 
-    def __init__(self, model: ServedModel, settings: Settings) -> None:
+    model: the one to begin with. With `source` and `loader`, the model that the source means then takes its place.
+    """
+
+    def __init__(
+        self,
+        model: ServedModel,
+        settings: Settings,
+        source: Source | None = None,
+        loader: Loader | None = None,
+    ) -> None:
         self.model, self.settings = model, settings
+        self.watcher: Watcher | None = None
+        if source and loader:
+            self.watcher = Watcher(source, loader, settings.poll_seconds, lambda: self.model, self._put)
         self.started = datetime.now(UTC).isoformat(timespec="seconds")
         self.scratch = settings.state / "scratch"
         self._lock = _locked(settings.state)
@@ -76,9 +93,13 @@ class Service:
     def start(self) -> None:
         """Begin to work."""
         self.worker.start()
+        if self.watcher:
+            self.watcher.start()
 
     def close(self, seconds: float = 10.0) -> None:
-        """End what runs, within about `seconds`, and leave nothing in the folder."""
+        """End what runs, within about `seconds`, and leave nothing in the folder; once more does nothing."""
+        if self.watcher:
+            self.watcher.close()
         self.worker.close(seconds)
         self.jobs.close()
         shutil.rmtree(self.scratch, ignore_errors=True)
@@ -144,6 +165,10 @@ class Service:
         path = self.jobs.folder(job.id) / "result"
         return Made(path.open("rb"), path.stat().st_size, job.media_type or "", dict(job.about or {}))
 
+    def _put(self, model: ServedModel) -> None:
+        self.model = model
+        self.metrics.swaps.inc()
+
     def _next_job(self) -> Ticket | None:
         self.jobs.expire()
         job = self.jobs.begin()
@@ -179,12 +204,34 @@ class Service:
             "runtime": self.settings.runtime,
             "device": str(model.device),
             "loaded_in_seconds": model.seconds,
+            "swaps": list(self.watcher.swaps) if self.watcher else [],
             "card": dict(model.about.card),
             "intended_use": INTENDED_USE,
             "ctune": __version__,
             "started": self.started,
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
         }
+
+
+def open_service(source: Source, settings: Settings, device: torch.device, runtime: str) -> Service:
+    """A service of the model that `source` means, not started. runtime: torch, onnx, or auto: onnx on a CPU.
+
+    Raises UsageError for onnx on a GPU, and whatever loading raises.
+    """
+    digest = source.resolve()
+    if runtime == "auto":
+        runtime = "onnx" if device.type == "cpu" else "torch"
+    loader: Loader = TorchLoader(source, device)
+    if runtime == "onnx":
+        if device.type != "cpu":
+            raise UsageError(
+                f"expected the device cpu for the runtime onnx, got {device}; choose --runtime torch"
+            )
+        from ctune.serve.graphs import OnnxLoader
+
+        loader = OnnxLoader(settings.state / "graphs", source)
+    model = load(source, loader, digest)
+    return Service(model, replace(settings, runtime=runtime), source, loader)
 
 
 def opened(answer: Answer) -> Made:

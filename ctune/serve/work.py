@@ -104,6 +104,8 @@ class Worker:
             for ticket in self._line:
                 ticket.stop()
             self._news.notify()
+        if self._thread.ident is None:
+            return
         self._thread.join(seconds)
         if self._thread.is_alive():
             if busy := self._busy:

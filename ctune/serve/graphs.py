@@ -1,0 +1,196 @@
+"""Parts as ONNX graphs, one of the base and one a head, so that a new head is a small new graph beside the others.
+
+``export.onnx`` writes all of a model as one graph, which would have to be made anew with every head. A graph is compared with
+torch when it is made, and kept by the digest of its part: a later start only opens it.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from ctune import __version__
+from ctune.data.files import write_atomically
+from ctune.errors import UsageError
+from ctune.export.onnx import OPSET, PARITY_BOUND
+from ctune.model.base import Features
+from ctune.serve.faults import Wrong
+from ctune.serve.parts import Part, Weights, Window, checked
+
+Arrays = dict[str, npt.NDArray[np.float32]]
+_KEY = "ctune-part"
+
+
+class OnnxLoader:
+    """Parts in onnxruntime on the CPU. folder: of the graphs; those that are not there are made from `weights`, if given."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, folder: Path, weights: Weights | None = None) -> None:
+        self._folder, self._weights = folder, weights
+
+    def base(self, digest: str, window: Window) -> Part:
+        """See ``parts.Loader``."""
+        session = _open(self._path(digest, window), digest, partial(self._make_base, digest, window))
+        return _base_part(digest, session)
+
+    def head(self, digest: str, base: Part, window: Window) -> Part:
+        """See ``parts.Loader``."""
+        session = _open(self._path(digest, window), digest, partial(self._make_head, digest, base, window))
+        needs = frozenset(node.name for node in session.get_inputs())
+
+        def run(features: Arrays) -> Tensor:
+            (logits,) = session.run(None, {name: features[name] for name in needs})
+            return torch.from_numpy(logits)
+
+        return Part(digest, run, needs)
+
+    def _path(self, digest: str, window: Window) -> Path:
+        return self._folder / f"{digest}-{'x'.join(map(str, window))}.onnx"
+
+    def _make_base(self, digest: str, window: Window, path: Path) -> None:
+        module = checked(*self._given(digest).base(digest), digest)
+        # MONAI's Swin UNETR computes shapes from its batch: there it is one window.
+        batch = module.config.architecture != "swin_unetr"
+        windows = _noise(window, batch)
+        with torch.inference_mode():
+            expected = {name: t.numpy() for name, t in module(windows).tensors().items()}
+        with write_atomically(path) as temporary:
+            _trace(_BaseGraph(module), (windows,), ["windows"], list(expected), temporary, batch)
+            _describe(temporary, digest)
+            found = _base_part(digest, _session(temporary)).run(windows)
+            for name, tensor in expected.items():
+                _check_parity(found[name], tensor, f"the base sha256:{digest[:12]}, {name}")
+
+    def _make_head(self, digest: str, base: Part, window: Window, path: Path) -> None:
+        module = checked(*self._given(digest).head(digest), digest)
+        features = base.run(_noise(window, base.batch))
+        tensors = {name: torch.from_numpy(array) for name, array in features.items()}
+        with torch.inference_mode():
+            expected = module(Features.of(tensors))[:, 0].float().numpy()
+        with write_atomically(path) as temporary:
+            graph = _HeadGraph(module, list(tensors))
+            _trace(graph, tuple(tensors.values()), list(tensors), ["logits"], temporary, base.batch)
+            _describe(temporary, digest)
+            session = _session(temporary)
+            (found,) = session.run(None, {node.name: features[node.name] for node in session.get_inputs()})
+            _check_parity(found, expected, f"the head of {module.class_name} (sha256:{digest[:12]})")
+
+    def _given(self, digest: str) -> Weights:
+        if self._weights is None:
+            raise UsageError(
+                f"expected the graph of sha256:{digest[:12]} in the exported model, found none; export the model again"
+            )
+        return self._weights
+
+
+class _BaseGraph(nn.Module):
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.base = copy.deepcopy(base)
+        for part in self.base.modules():
+            if isinstance(part, nn.InstanceNorm3d) and not part.affine:
+                # Multiplying by 1: the exporter does not know the channels of a norm without weights in Swin UNETR.
+                part.weight = nn.Parameter(torch.ones(part.num_features))
+                part.bias = nn.Parameter(torch.zeros(part.num_features))
+
+    def forward(self, windows: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.base(windows).tensors().values())
+
+
+class _HeadGraph(nn.Module):
+    def __init__(self, head: nn.Module, names: Sequence[str]) -> None:
+        super().__init__()
+        self.head, self.names = copy.deepcopy(head), tuple(names)
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        logits: Tensor = self.head(Features.of(dict(zip(self.names, tensors, strict=True))))
+        return logits[:, 0].float()
+
+
+def _base_part(digest: str, session: Any) -> Part:
+    names = [node.name for node in session.get_outputs()]
+    batch = isinstance(session.get_inputs()[0].shape[0], str)
+
+    def run(windows: Tensor, needs: frozenset[str] = frozenset(names)) -> Arrays:
+        array, wanted = windows.numpy(), [name for name in names if name in needs]
+        parts = [array] if batch else [array[i : i + 1] for i in range(len(array))]
+        found = [session.run(wanted, {"windows": part}) for part in parts]
+        joined = (
+            found[0] if len(found) == 1 else [np.concatenate(arrays) for arrays in zip(*found, strict=True)]
+        )
+        return dict(zip(wanted, joined, strict=True))
+
+    return Part(digest, run, batch=batch)
+
+
+def _noise(window: Window, batch: bool) -> Tensor:
+    return torch.rand(2 if batch else 1, 1, *window, generator=torch.Generator().manual_seed(0))
+
+
+def _trace(
+    module: nn.Module,
+    given: tuple[Tensor, ...],
+    inputs: list[str],
+    outputs: list[str],
+    path: Path,
+    free: bool,
+) -> None:
+    with torch.no_grad(), warnings.catch_warnings():
+        # The tracing exporter warns of checks on shapes, which are fixed here.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module.eval(), given, str(path), dynamo=False, opset_version=OPSET, input_names=inputs,
+            output_names=outputs, dynamic_axes={name: {0: "batch"} for name in (*inputs, *outputs)} if free else None,
+        )  # fmt: skip
+
+
+def _describe(path: Path, digest: str) -> None:
+    import onnx
+
+    graph = onnx.load(str(path))
+    onnx.helper.set_model_props(graph, {_KEY: json.dumps({"digest": digest, "ctune": __version__})})
+    onnx.save(graph, str(path))
+
+
+def _check_parity(found: npt.NDArray[np.float32], expected: npt.NDArray[np.float32], what: str) -> None:
+    difference = float(np.abs(found - expected).max() / max(1.0, float(np.abs(expected).max())))
+    # Not-a-number on either side is a difference, and no bound holds it.
+    if not difference <= PARITY_BOUND:
+        raise Wrong(
+            f"expected ONNX within {PARITY_BOUND:g} of torch for {what}, got {difference:.3g}; serve it with --runtime torch"
+        )
+
+
+def _open(path: Path, digest: str, make: Callable[[Path], None]) -> Any:
+    """The graph of a digest, made when it is not there, not whole, or of another version of ctune."""
+    try:
+        session = _session(path)
+        about = json.loads(session.get_modelmeta().custom_metadata_map[_KEY])
+        if about == {"digest": digest, "ctune": __version__}:
+            return session
+    except Exception:  # onnxruntime's own errors share no type of their own
+        pass
+    make(path)
+    return _session(path)
+
+
+def _session(path: Path) -> Any:
+    onnxruntime = importlib.import_module("onnxruntime")
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    # Threads that wait should sleep: others compute on this machine too.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
