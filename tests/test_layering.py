@@ -82,6 +82,7 @@ WITHOUT_TORCH = (
     "ctune.bench.machine",
     "ctune.bench.result",
     "ctune.bench.run",
+    "ctune.bench.statistics",
     "ctune.bench.registry",
 )
 """Imported before anybody knows whether torch is needed: these import it inside a function."""

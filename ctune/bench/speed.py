@@ -15,13 +15,13 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import numpy as np
 import torch
 
 from ctune.bench.catalogue import Preset
 from ctune.bench.machine import torch_device
 from ctune.bench.result import Gate, Measured
 from ctune.bench.run import part
+from ctune.bench.statistics import case_differences, comparisons
 from ctune.bench.study import Clock, Scale, Study, curve, full_training, make_study, means, score_tests
 from ctune.classes import NEW_FOUR
 from ctune.compositions import Tuned, load_model, register_model
@@ -225,19 +225,13 @@ def _of(dice: Mapping[str, Mapping[str, float | None]], names: Sequence[str]) ->
     return means({name: dice[name] for name in names})
 
 
-def paired(seeds: Sequence[Mapping[str, Any]], new: Sequence[str]) -> dict[str, float]:
-    """Continual less rival: mean over cases of their mean over the new classes, and its 95 % bootstrap interval."""
-    differences = []
-    for seed in seeds:
-        ours, theirs = seed["continual"]["pyramid"]["dice"], seed["full"]["rival"]["dice"]
-        for case in ours[new[0]]:
-            pairs = [(ours[n][case], theirs[n][case]) for n in new]
-            known = [(1.0 if a is None else a) - (1.0 if b is None else b) for a, b in pairs]
-            differences.append(mean(known))
-    values = np.array(differences)
-    drawn = np.random.default_rng(0).choice(values, (10_000, len(values))).mean(axis=1)
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return {"mean": float(values.mean()), "low": float(low), "high": float(high), "cases": len(values)}
+def paired(seeds: Sequence[Mapping[str, Any]], new: Sequence[str]) -> dict[str, Any]:
+    """Continual less rival, of each case its mean over the new classes: interval, test, and what may be said of it."""
+    differences = [
+        case_differences(seed["continual"]["pyramid"]["dice"], seed["full"]["rival"]["dice"], new)
+        for seed in seeds
+    ]
+    return comparisons({"rival": differences}, MARGIN)["rival"]
 
 
 def time_to(seed: Mapping[str, Any], new: Sequence[str], unit: str) -> dict[str, float | None]:

@@ -1,0 +1,127 @@
+"""Statistics of benchmarks, against values worked out by hand and properties that must always hold."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ctune.bench.statistics import (
+    case_differences,
+    comparisons,
+    holm,
+    non_inferior,
+    paired_interval,
+    wilcoxon,
+)
+
+DIFFERENCES = st.lists(st.floats(-1, 1), min_size=1, max_size=12)
+
+
+def test_two_cases_have_the_interval_of_all_four_draws() -> None:
+    # Means of two draws from {0, 1}: 0 (1/4), .5 (1/2), 1 (1/4); 2.5 % lie in each end.
+    found = paired_interval([[0.0, 1.0]])
+    assert (found.mean, found.low, found.high, found.cases, found.seeds) == (0.5, 0.0, 1.0, 2, 1)
+
+
+def test_the_interval_is_that_of_the_normal_curve_where_cases_are_many() -> None:
+    values = np.random.default_rng(3).normal(0.1, 0.2, 400)
+    found = paired_interval([values.tolist()])
+    half = 1.96 * values.std() / np.sqrt(len(values))
+    assert found.low == pytest.approx(values.mean() - half, abs=0.002)
+    assert found.high == pytest.approx(values.mean() + half, abs=0.002)
+
+
+def test_seeds_that_differ_widen_the_interval() -> None:
+    # Within a seed all cases agree; what varies is the training. Pooled, twenty cases would hide that.
+    alike, apart = paired_interval([[0.1] * 10, [0.1] * 10]), paired_interval([[0.0] * 10, [0.2] * 10])
+    assert (alike.low, alike.high) == (0.1, 0.1) and (apart.low, apart.high) == (0.0, 0.2)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(DIFFERENCES, min_size=1, max_size=3))
+def test_the_interval_lies_within_the_differences(differences: list[list[float]]) -> None:
+    found, every = paired_interval(differences), np.concatenate(differences)
+    assert every.min() - 1e-9 <= found.low <= found.high <= every.max() + 1e-9
+    assert found == paired_interval(differences), "the same differences give the same interval"
+    turned = paired_interval([[-d for d in cases] for cases in differences])
+    assert (turned.low, turned.high) == (
+        pytest.approx(-found.high, abs=1e-6 + 0.1 * (found.high - found.low)),
+        pytest.approx(-found.low, abs=1e-6 + 0.1 * (found.high - found.low)),
+    )
+
+
+def test_nothing_has_no_interval() -> None:
+    with pytest.raises(
+        ValueError, match="expected at least one difference, got none; measure some cases first"
+    ):
+        paired_interval([[], []])
+
+
+def test_signed_ranks_by_hand() -> None:
+    # Five differences of one sign: 2 of 2^5 signs are as extreme.
+    assert wilcoxon([[0.1, 0.2], [0.3, 0.4, 0.5]]) == pytest.approx(2 / 32)
+    # Ranks 1 and 2 negative of 1..4: sums 3 and 7; as extreme or more: 3, 2, 1, 0 and back: 10 of 16 ways.
+    assert wilcoxon([[-0.1, -0.2, 0.3, 0.4]]) == pytest.approx(10 / 16)
+    assert wilcoxon([[0.0, 0.0]]) == 1.0
+
+
+def test_holm_by_hand() -> None:
+    # Holm 1979: .01 x 4, .02 x 3, .03 x 2 (not below the one before), .5 x 1.
+    assert holm({"c": 0.03, "a": 0.01, "d": 0.5, "b": 0.02}) == {"c": 0.06, "a": 0.04, "d": 0.5, "b": 0.06}
+    assert holm({}) == {}
+
+
+@given(st.dictionaries(st.text(min_size=1, max_size=3), st.floats(0, 1), max_size=6))
+def test_holm_lies_between_none_and_bonferroni_and_keeps_the_order(p: dict[str, float]) -> None:
+    found = holm(p)
+    assert list(found) == list(p)
+    assert all(p[n] - 1e-12 <= found[n] <= min(1.0, len(p) * p[n]) + 1e-12 for n in p)
+    order = sorted(p, key=lambda n: p[n])
+    assert all(found[a] <= found[b] for a, b in pairwise(order))
+
+
+@pytest.mark.parametrize(
+    ("differences", "said"),
+    [
+        ([[0.05, 0.07]] * 3, "better, and so non-inferior (margin 0.01; +0.060"),
+        ([[-0.004, 0.002]] * 3, "non-inferior (margin 0.01; -0.001"),
+        ([[-0.10, -0.08]] * 3, "inferior (margin 0.01; -0.090"),
+        ([[-0.10, 0.10]] * 3, "non-inferiority was not shown (margin 0.01; +0.000"),
+        ([[0.05, 0.07]], "not decided: 1 seed, 3 are asked for (margin 0.01; +0.060"),
+    ],
+)
+def test_what_may_be_said(differences: list[list[float]], said: str) -> None:
+    text = str(non_inferior(differences, 0.01))
+    assert text.startswith(said) and "95 % interval" in text and "n = " in text
+    assert "no significant difference" not in text
+
+
+def test_a_margin_is_stated() -> None:
+    with pytest.raises(
+        ValueError, match="expected a margin above 0, got 0; state what difference would matter"
+    ):
+        non_inferior([[0.1]], 0)
+
+
+def test_one_seed_decides_nothing_however_good() -> None:
+    assert not non_inferior([[0.5] * 50], 0.01).non_inferior
+    assert non_inferior([[0.5] * 50] * 3, 0.01).non_inferior
+
+
+def test_an_absent_organ_that_was_found_counts_as_a_loss() -> None:
+    ours = {"aorta": {"a": 0.8, "b": None}, "liver": {"a": 0.9, "b": 0.9}}
+    theirs = {"aorta": {"a": 0.6, "b": 0.0}, "liver": {"a": 0.9, "b": None}}
+    assert case_differences(ours, theirs, ["aorta", "liver"]) == pytest.approx([0.1, (1.0 - 0.1) / 2])
+    with pytest.raises(ValueError, match="the same cases"):
+        case_differences(ours, {"aorta": {"a": 0.6}, "liver": {"a": 0.9, "b": 0.1}}, ["aorta", "liver"])
+
+
+def test_several_comparisons_know_of_each_other() -> None:
+    found = comparisons({"lwf": [[0.1, 0.2, 0.3, 0.4, 0.5]] * 3, "ewc": [[0.1, -0.1, 0.2, -0.2]] * 3}, 0.01)
+    assert found["lwf"]["p_holm"] == pytest.approx(2 * found["lwf"]["p"]) and found["lwf"]["non_inferior"]
+    assert found["ewc"]["p_holm"] == found["ewc"]["p"] and found["ewc"]["cases"] == 12
+    assert found["ewc"]["said"].startswith("non-inferiority was not shown (margin 0.01;")
