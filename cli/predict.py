@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli.executors import Address, Cores, ExecutorName, Workers, executor_of
 from cli.options import ProjectDir, choice, names
 from cli.output import AsJson, emit, progress
 
@@ -16,8 +17,7 @@ if TYPE_CHECKING:
 
     from ctune.config import Config
     from ctune.data.exchange import Format
-    from ctune.inference.runtime import Runtime
-    from ctune.model.network import Network
+    from ctune.pool_work import OpenRuntime
     from ctune.project import Project
 
 
@@ -80,6 +80,10 @@ def predict(
     runtime: Annotated[
         str, typer.Option("--runtime", help="torch, or onnx for a file that `ctune export onnx` wrote.")
     ] = "torch",
+    executor: ExecutorName = "local",
+    address: Address = "auto",
+    workers: Workers = None,
+    cores: Cores = None,
     project: ProjectDir = None,
     as_json: AsJson = False,
 ) -> None:
@@ -88,6 +92,7 @@ def predict(
     from ctune.data.files import write_json
     from ctune.inference.inputs import find_inputs
     from ctune.inference.output import Wanted
+    from ctune.pool_work import Predict, predict_on
     from ctune.predict import read_volumes
     from ctune.project import find_project
     from ctune.types import Split
@@ -98,19 +103,20 @@ def predict(
     else:
         cases = found.pool.cases(choice(Split, split, "--split"))
         inputs = pool_inputs(found, [case.id for case in cases])
-    network, digest, config = _opened(found, model, choice(Runtimes, runtime, "--runtime"), names(classes))
+    digest, config, open_runtime = _opened(
+        found, model, choice(Runtimes, runtime, "--runtime"), names(classes) or None
+    )
+    flipped = found.config.importance.flips if flips else ()
+    wanted = Wanted(probabilities=probabilities or flips, format=_format(format, labels))
+    where = executor_of(executor, address, workers, cores)
     with progress("predict", as_json) as on_progress:
-        ids, refused = predict_inputs(
-            config,
-            network,
-            digest,
-            inputs,
-            out,
-            classes=names(classes) or None,
-            flips=found.config.importance.flips if flips else (),
-            wanted=Wanted(probabilities=probabilities or flips, format=_format(format, labels)),
-            on_progress=on_progress,
-        )
+        if where is None:
+            ids, refused = predict_inputs(
+                config, open_runtime(), digest, inputs, out, flips=flipped, wanted=wanted, on_progress=on_progress
+            )  # fmt: skip
+        else:
+            work = Predict(open_runtime, config, digest, out.resolve(), wanted, flipped)
+            ids, refused = predict_on(where, work, inputs, on_progress)
     volumes = {case_id: read_volumes(out / case_id) for case_id in ids}
     if ids:
         write_json(out / "volumes.json", volumes)
@@ -138,32 +144,19 @@ def _format(text: str, labels: bool) -> Format:
 
 
 def _opened(
-    project: Project, model: str, runtime: Runtimes, classes: list[str]
-) -> tuple[Network | Runtime, str, Config]:
-    """What runs, the digest of its model, and the project's settings as this model needs them."""
-    from ctune.compositions import load_model
-    from ctune.config import Preprocessing
-    from ctune.optimise import resolve_device
-
-    config = project.config
-    if runtime is Runtimes.TORCH:
-        loaded = load_model(project.open_registry(), model, resolve_device(config.device))
-        return (
-            loaded.network,
-            loaded.digest,
-            config.model_copy(update={"preprocessing": loaded.preprocessing}),
-        )
+    project: Project, model: str, runtime: Runtimes, classes: list[str] | None
+) -> tuple[str, Config, OpenRuntime]:
+    """The digest of a model, the project's settings as this model needs them, and what opens it where it is to run."""
     from functools import partial
 
-    from ctune.export.onnx import OnnxNetwork
-    from ctune.inference.runtime import ArrayRuntime
+    from ctune.compositions import preprocessing_of
+    from ctune.pool_work import open_onnx, open_torch, settings_of_onnx
 
-    graph = OnnxNetwork(Path(model))
-    wanted = tuple(classes) or graph.classes
-    inference = config.inference.model_copy(update={"patch_size": graph.window})
-    preprocessing = Preprocessing.model_validate(graph.about["preprocessing"])
-    return (
-        ArrayRuntime(partial(graph, classes=wanted), wanted),
-        str(graph.about["model"]),
-        config.model_copy(update={"preprocessing": preprocessing, "inference": inference}),
-    )
+    config = project.config
+    if runtime is Runtimes.ONNX:
+        digest, config = settings_of_onnx(Path(model), config)
+        return digest, config, partial(open_onnx, Path(model).resolve(), classes)
+    registry = project.open_registry()
+    digest = registry.resolve(model)
+    config = config.model_copy(update={"preprocessing": preprocessing_of(registry, digest)})
+    return digest, config, partial(open_torch, project, digest, config.device, classes, config.inference)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli.executors import Address, Cores, ExecutorName, Workers, executor_of
 from cli.options import ProjectDir, names
 from cli.output import AsJson, emit, note, progress
 
@@ -42,6 +43,10 @@ def start(
     force: Annotated[
         bool, typer.Option("--force", help="Register heads that are worse than those they replace.")
     ] = False,
+    executor: ExecutorName = "local",
+    address: Address = "auto",
+    workers: Workers = None,
+    cores: Cores = None,
     project: ProjectDir = None,
     as_json: AsJson = False,
 ) -> None:
@@ -66,6 +71,7 @@ def start(
             expert=expert,
             truth=simulate,
             force=force,
+            executor=executor_of(executor, address, workers, cores),
             on_progress=on_progress,
         )
     _show(found.root, state, as_json)
@@ -109,6 +115,10 @@ def resume(
     go_on: Annotated[
         bool, typer.Option("--with-what-there-is", help="Go on although selected cases lack a revision.")
     ] = False,
+    executor: ExecutorName = "local",
+    address: Address = "auto",
+    workers: Workers = None,
+    cores: Cores = None,
     project: ProjectDir = None,
     as_json: AsJson = False,
 ) -> None:
@@ -118,7 +128,12 @@ def resume(
 
     found = find_project(project)
     with progress("round", as_json) as on_progress:
-        state = resume_round(found, revisions_are_complete=go_on, on_progress=on_progress)
+        state = resume_round(
+            found,
+            revisions_are_complete=go_on,
+            executor=executor_of(executor, address, workers, cores),
+            on_progress=on_progress,
+        )
     _show(found.root, state, as_json)
 
 

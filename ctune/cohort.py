@@ -13,19 +13,19 @@ import numpy as np
 
 from ctune.config import Config
 from ctune.data.exchange import Format
-from ctune.data.nifti import write_volume
 from ctune.data.prepared import PreparedCase, prepare
 from ctune.errors import DataError, PoolError, UsageError
 from ctune.evaluate import CaseScore, score_mask, write_scores
 from ctune.hybrid import merge
-from ctune.importance import CaseImportance, score_case
+from ctune.importance import CaseImportance, Weights
+from ctune.importance.pool import score_pool
 from ctune.inference.engine import Axis, Job, predict_jobs
 from ctune.inference.inputs import Input
 from ctune.inference.output import Wanted
 from ctune.inference.runtime import Runtime, TorchRuntime
 from ctune.model.network import Network
 from ctune.postprocess import clean_all, needed
-from ctune.predict import masks_of, predict_case, read_prediction
+from ctune.predict import masks_of, predict_case
 from ctune.project import Project
 from ctune.types import HybridAnnotation, Mask, OnProgress, Progress, Source, Split, silent
 
@@ -91,22 +91,24 @@ def predict_inputs(
 
 def score_cases(
     project: Project,
-    predictions: Path,
+    predictions: Path | Sequence[Path],
     case_ids: Sequence[str],
     attention: Path,
     *,
     classes: Sequence[str],
+    weights: Weights | None = None,
+    per_class: bool = False,
     on_progress: OnProgress = silent,
 ) -> list[CaseImportance]:
-    """Importance of each predicted case over `classes`; attention maps go to ``attention/<case>.nii.gz`` (uint8)."""
-    config, out = project.config, []
-    for number, case_id in enumerate(case_ids):
-        prediction = read_prediction(predictions / case_id, project.pool.grid(case_id))
-        importance = score_case(prediction, config.importance, config.inference.threshold, classes)
-        write_volume(attention / f"{case_id}.nii.gz", importance.attention, prediction.grid)
-        out.append(importance.summary())
-        on_progress(Progress("score", number + 1, len(case_ids), case_id))
-    return out
+    """Importance of each predicted case over `classes`, as one model predicted them or several did (a folder each).
+
+    Attention maps go to ``attention/<case>.nii.gz`` (``importance.pool.score_pool``).
+    """
+    folders = [predictions] if isinstance(predictions, Path) else list(predictions)
+    return score_pool(
+        folders, case_ids, attention, grid_of=project.pool.grid, classes=classes, config=project.config, weights=weights,
+        per_class=per_class, on_progress=on_progress,
+    )  # fmt: skip
 
 
 def hybrid_of(
@@ -146,24 +148,32 @@ def evaluate_cases(
 
     The truth is original and revised annotations alone. Raises PoolError when the split has no case.
     """
-    cases, out, rules = project.pool.cases(split), list[CaseScore](), project.config.postprocess
-    if not cases:
-        raise PoolError(f"expected cases of the split '{split}', got none; import some with --split {split}")
-    for number, case in enumerate(cases):
-        truth = hybrid_of(project, case.id, (Source.ORIGINAL, Source.REVISED)).masks
-        names = [name for name in network.classes if name in truth]
-        # Hosts of post-processing too, whether or not the truth has them.
-        asked = [n for n in network.classes if n in {*names, *needed(network.classes, rules)}]
-        prediction = predict_case(
-            network, project.pool.load(case.id), project.config, model="", classes=asked
-        )
-        # As `ctune predict` writes them: what is measured is what users get.
-        predicted = masks_of(prediction, project.config.inference.threshold)
-        predicted = clean_all(predicted, rules, case.grid)
-        tolerance = project.config.evaluation.nsd_tolerance_mm
-        out += [
-            score_mask(case.id, n, predicted[n], np.asarray(truth[n]), case.grid, tolerance) for n in names
-        ]
-        on_progress(Progress("evaluate", number + 1, len(cases), case.id))
+    cases, out = cases_of(project, split), list[CaseScore]()
+    for number, case_id in enumerate(cases):
+        out += evaluate_case(project, network, case_id)
+        on_progress(Progress("evaluate", number + 1, len(cases), case_id))
     write_scores(folder, out)
     return out
+
+
+def cases_of(project: Project, split: Split) -> list[str]:
+    """The ids of a split's cases. Raises PoolError when it has none."""
+    cases = [case.id for case in project.pool.cases(split)]
+    if not cases:
+        raise PoolError(f"expected cases of the split '{split}', got none; import some with --split {split}")
+    return cases
+
+
+def evaluate_case(project: Project, network: Network, case_id: str) -> list[CaseScore]:
+    """Score the network's classes on one case; those that it does not annotate are passed over."""
+    rules, case = project.config.postprocess, project.pool.load(case_id)
+    truth = hybrid_of(project, case_id, (Source.ORIGINAL, Source.REVISED)).masks
+    names = [name for name in network.classes if name in truth]
+    # Hosts of post-processing too, whether or not the truth has them.
+    asked = [n for n in network.classes if n in {*names, *needed(network.classes, rules)}]
+    prediction = predict_case(network, case, project.config, model="", classes=asked)
+    # As `ctune predict` writes them: what is measured is what users get.
+    predicted = masks_of(prediction, project.config.inference.threshold)
+    predicted = clean_all(predicted, rules, case.grid)
+    tolerance = project.config.evaluation.nsd_tolerance_mm
+    return [score_mask(case_id, n, predicted[n], np.asarray(truth[n]), case.grid, tolerance) for n in names]

@@ -85,6 +85,18 @@ def load_model(registry: Registry, reference: str, device: torch.device) -> Mode
     return Model(digest, record, base_record, network, registry)
 
 
+def preprocessing_of(registry: Registry, digest: str) -> Preprocessing:
+    """How images must come to a registered model, without its weights. Raises UsageError for what is no model."""
+    record = registry.record_of(digest)
+    if not isinstance(record, ModelRecord):
+        raise UsageError(
+            f"expected a model, got the {record.kind} sha256:{digest[:12]}; `ctune registry list` names the models"
+        )
+    base = registry.record_of(record.base)
+    assert isinstance(base, BaseRecord)
+    return Preprocessing.model_validate(base.preprocessing)
+
+
 def register_model(
     registry: Registry,
     name: str,

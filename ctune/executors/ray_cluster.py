@@ -26,13 +26,18 @@ _START_S = 300.0
 class RayCluster:
     """Actors on the cluster at `address` (None or "local": one of this machine alone, for the while).
 
-    cores, gpus: what one actor takes; it computes with `cores` threads. workers: how many actors; as many as the cluster has
+    cores, gpus: what one actor takes; it computes with `cores` threads, and with one GPU where the cluster has any when None. workers: how many actors; as many as the cluster has
     room for when None, and more when it grows. Raises UsageError when Ray is not installed, ExecutorError when the cluster
     cannot be reached.
     """
 
     def __init__(
-        self, address: str | None = "auto", *, workers: int | None = None, cores: int = 1, gpus: float = 0.0
+        self,
+        address: str | None = "auto",
+        *,
+        workers: int | None = None,
+        cores: int = 1,
+        gpus: float | None = None,
     ) -> None:
         self.address, self.workers, self.cores, self.gpus = address, workers, cores, gpus
 
@@ -55,9 +60,11 @@ class RayCluster:
 class _Actors:
     def __init__(self, ray: Any, work: Work, settings: RayCluster) -> None:
         self._ray, self._settings, self._overlap = ray, settings, work.overlap
+        there = ray.cluster_resources().get("GPU", 0)
+        self._gpus = settings.gpus if settings.gpus is not None else (1.0 if there else 0.0)
         self._work = ray.put(work)
         self._class = ray.remote(
-            num_cpus=settings.cores, num_gpus=settings.gpus, max_restarts=0, max_concurrency=work.overlap,
+            num_cpus=settings.cores, num_gpus=self._gpus, max_restarts=0, max_concurrency=work.overlap,
             scheduling_strategy="SPREAD",
         )(_Actor)  # fmt: skip
         self._starting: dict[Any, Any] = {}
@@ -128,11 +135,11 @@ class _Actors:
     def _room_of_cluster(self) -> int:
         there, asked = self._ray.cluster_resources(), self._settings
         rooms = [there.get("CPU", 0) // asked.cores] if asked.cores else []
-        rooms += [there.get("GPU", 0) // asked.gpus] if asked.gpus else []
+        rooms += [there.get("GPU", 0) // self._gpus] if self._gpus else []
         return int(min(rooms))
 
     def _what(self) -> str:
-        gpus = f" and {self._settings.gpus:g} GPUs" if self._settings.gpus else ""
+        gpus = f" and {self._gpus:g} GPUs" if self._gpus else ""
         return f"{self._settings.cores} cores{gpus}"
 
 

@@ -4,24 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from ctune.cohort import evaluate_cases, predict_cases, score_cases
+from ctune.cohort import evaluate_cases, pool_inputs, predict_cases, score_cases
 from ctune.compositions import Model, load_model, record_evaluation
 from ctune.continual import tune_model
 from ctune.data.files import read_json
+from ctune.errors import DataError
 from ctune.evaluate import CaseScore, read_scores, summarise
+from ctune.executors.work import Executor
 from ctune.expert import revise_selected
 from ctune.foundation import register_tuning
 from ctune.hybrid import save_hybrid
-from ctune.importance import read_importances, write_importances
-from ctune.model.network import Network
+from ctune.importance import read_importances, write_importances, write_weights
+from ctune.inference.output import Wanted
 from ctune.optimise import resolve_device
 from ctune.outcome import compose, read_record, validation_of
+from ctune.pool_work import (
+    Evaluate,
+    Predict,
+    evaluate_on,
+    open_network,
+    open_torch,
+    open_tuned,
+    predict_on,
+)
 from ctune.predict import read_masks
 from ctune.project import Project
+from ctune.round.calibration import learned_weights
 from ctune.round.predicted import PredictedMasks
 from ctune.round.state import RoundState, folder_of
 from ctune.select import Selected, read_csv, select, write_csv
@@ -38,9 +50,14 @@ class Desk:
     """Where a round is worked on; every method named after an arrow does it and returns its summary."""
 
     def __init__(
-        self, project: Project, state: RoundState, on_progress: OnProgress, revisions_are_complete: bool
+        self,
+        project: Project,
+        state: RoundState,
+        on_progress: OnProgress,
+        revisions_are_complete: bool,
+        executor: Executor | None = None,
     ) -> None:
-        self.project, self.state, self.on_progress = project, state, on_progress
+        self.project, self.state, self.on_progress, self.executor = project, state, on_progress, executor
         self.revisions_are_complete = revisions_are_complete
         self.folder = folder_of(project, state.number)
         self.device = resolve_device(project.config.device)
@@ -83,31 +100,40 @@ class Desk:
 
     def predict(self) -> dict[str, Any]:
         """Predict every candidate, and how its prediction changes under flips."""
-        cases = self.candidates
-        predict_cases(
-            self.project,
-            self.model.network,
-            self.model.digest,
-            cases,
-            self.folder / "predictions",
-            flips=self.project.config.importance.flips,
-            on_progress=self.on_progress,
-        )
+        project, cases = self.project, self.candidates
+        folder, flips = self.folder / "predictions", project.config.importance.flips
+        if self.executor is None:
+            predict_cases(
+                project, self.model.network, self.model.digest, cases, folder, flips=flips, on_progress=self.on_progress
+            )  # fmt: skip
+        else:
+            network = partial(
+                open_torch, project, self.state.model, project.config.device, None, project.config.inference
+            )
+            work = Predict(
+                network, project.config, self.state.model, folder, Wanted(probabilities=True), flips
+            )
+            _, refused = predict_on(self.executor, work, pool_inputs(project, cases), self.on_progress)
+            if refused:
+                raise DataError("; ".join(f"{case_id}: {why}" for case_id, why in refused))
         return {"cases": len(cases), "classes": list(self.model.network.classes)}
 
     def score(self) -> dict[str, Any]:
         """Importance of every candidate, over the round's classes that the model knows (else all it knows)."""
         known = self.model.network.classes
         classes = [c for c in self.state.classes if c in known] or list(known)
+        weights = learned_weights(self.project)
         importances = score_cases(
             self.project,
             self.folder / "predictions",
             self.candidates,
             self.folder / "attention",
             classes=classes,
+            weights=weights,
             on_progress=self.on_progress,
         )
         write_importances(self.folder / "scores.json", importances)
+        write_weights(self.folder / "weights.json", weights)
         return {"cases": len(importances), "classes": classes}
 
     def select(self) -> dict[str, Any]:
@@ -187,8 +213,8 @@ class Desk:
             return {"cases": 0, "classes": {}}
         before = folder_of(self.project, 0) / "evaluation"
         if self.state.number == 1 and not (before / "scores.json").exists():
-            self._record(self.model.digest, self._scores(self.model.reload(), before))
-        scores = self._scores(compose(self.model, self.weights), self.folder / "evaluation")
+            self._record(self.model.digest, self._scores(before, None))
+        scores = self._scores(self.folder / "evaluation", self.weights)
         means = {name: summary.dice for name, summary in summarise(scores).items()}
         return {"cases": len({s.case_id for s in scores}), "classes": means}
 
@@ -213,8 +239,18 @@ class Desk:
 
     # What arrows share --------------------------------------------------------------------------------------------
 
-    def _scores(self, network: Network, folder: Path) -> list[CaseScore]:
-        return evaluate_cases(self.project, network, folder, on_progress=self.on_progress)
+    def _scores(self, folder: Path, weights: Path | None) -> list[CaseScore]:
+        """Of the model that the round starts from, with what was tuned where there are `weights`."""
+        if self.executor is None:
+            network = compose(self.model, weights) if weights else self.model.reload()
+            return evaluate_cases(self.project, network, folder, on_progress=self.on_progress)
+        project, digest, device = self.project, self.state.model, self.project.config.device
+        opened = (
+            partial(open_tuned, project, digest, device, weights)
+            if weights
+            else partial(open_network, project, digest, device)
+        )
+        return evaluate_on(self.executor, Evaluate(opened, project), folder, Split.TEST, self.on_progress)
 
     def _record(self, model: str, scores: Sequence[CaseScore]) -> None:
         data = {case.id: case.sha256 for case in self.project.pool.cases(Split.TEST)}

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from ctune.classes import ClassList
 from ctune.errors import RoundError
+from ctune.executors.work import Executor
 from ctune.project import Project
 from ctune.round.arrows import Desk, Waiting
 from ctune.round.state import ArrowDone, RoundState, now, rounds, write_state
@@ -31,10 +32,12 @@ def start(
     expert: str = "expert",
     truth: Path | None = None,
     force: bool = False,
+    executor: Executor | None = None,
     on_progress: OnProgress = silent,
 ) -> RoundState:
     """Begin the next round from `model` (a digest) and go as far as it can: to the end with a simulated expert
     (`truth`), to the expert's desk without one. `force` registers heads that are worse than those they replace.
+    `executor` does what is done case by case; this process when None.
 
     Raises RoundError while another round is unfinished, and UnknownClassError for impossible class names.
     """
@@ -60,11 +63,15 @@ def start(
             started=now(),
         )
         write_state(project, state)
-        return _advance(project, state, on_progress, revisions_are_complete=False)
+        return _advance(Desk(project, state, on_progress, False, executor))
 
 
 def resume(
-    project: Project, *, revisions_are_complete: bool = False, on_progress: OnProgress = silent
+    project: Project,
+    *,
+    revisions_are_complete: bool = False,
+    executor: Executor | None = None,
+    on_progress: OnProgress = silent,
 ) -> RoundState:
     """Go on with the unfinished round; `revisions_are_complete` goes on with the revisions there are.
 
@@ -74,13 +81,11 @@ def resume(
         past = rounds(project)
         if not past or past[-1].next_arrow is None:
             raise RoundError("expected an unfinished round, found none; begin one with `ctune round start`")
-        return _advance(project, past[-1], on_progress, revisions_are_complete)
+        return _advance(Desk(project, past[-1], on_progress, revisions_are_complete, executor))
 
 
-def _advance(
-    project: Project, state: RoundState, on_progress: OnProgress, revisions_are_complete: bool
-) -> RoundState:
-    desk = Desk(project, state, on_progress, revisions_are_complete)
+def _advance(desk: Desk) -> RoundState:
+    project, state = desk.project, desk.state
     while (arrow := state.next_arrow) is not None:
         started = time.perf_counter()
         do = getattr(desk, arrow)

@@ -1,0 +1,164 @@
+"""The verbs over many cases as work for an executor: what a worker loads once, and what it does for each case.
+
+A model travels as its digest, never as an alias that may move meanwhile, and never as weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from threading import Lock
+
+import torch
+from torch import Tensor
+
+from ctune.cohort import cases_of, evaluate_case
+from ctune.compositions import load_model
+from ctune.config import Config, Inference, Preprocessing
+from ctune.errors import DataError
+from ctune.evaluate import CaseScore, write_scores
+from ctune.executors.work import Done, Executor, run_all
+from ctune.export.onnx import OnnxNetwork
+from ctune.inference.engine import Axis, Job, predict_jobs
+from ctune.inference.inputs import Input
+from ctune.inference.output import Wanted
+from ctune.inference.runtime import ArrayRuntime, Runtime, TorchRuntime
+from ctune.model.network import Network
+from ctune.optimise import resolve_device
+from ctune.outcome import compose
+from ctune.project import Project
+from ctune.types import OnProgress, Split, silent
+
+OpenRuntime = Callable[[], Runtime]
+"""Loads a network where it is to run; it travels to workers, so it is a function of a module, or a ``partial`` of one."""
+
+
+def open_network(project: Project, digest: str, device: str) -> Network:
+    """The network of a registered model, on this machine. device: as in ``ctune.toml``."""
+    return load_model(project.open_registry(), f"sha256:{digest}", resolve_device(device)).network
+
+
+def open_tuned(project: Project, digest: str, device: str, weights: Path) -> Network:
+    """The same with what a tuning left in the folder `weights` (``outcome``) in the place of what it replaces."""
+    model = load_model(project.open_registry(), f"sha256:{digest}", resolve_device(device))
+    return compose(model, weights)
+
+
+def open_torch(
+    project: Project, digest: str, device: str, classes: Sequence[str] | None, settings: Inference
+) -> Runtime:
+    """The same, ready to predict `classes` (all of its own when None)."""
+    return TorchRuntime(open_network(project, digest, device), classes, settings)
+
+
+def settings_of_onnx(path: Path, config: Config) -> tuple[str, Config]:
+    """The digest of the model that a file of ``ctune export onnx`` holds, and `config` as that file needs it."""
+    graph = OnnxNetwork(path)
+    inference = config.inference.model_copy(update={"patch_size": graph.window})
+    preprocessing = Preprocessing.model_validate(graph.about["preprocessing"])
+    return str(graph.about["model"]), config.model_copy(
+        update={"preprocessing": preprocessing, "inference": inference}
+    )
+
+
+def open_onnx(path: Path, classes: Sequence[str] | None) -> Runtime:
+    """Such a file in onnxruntime, ready to predict `classes` (all of its own when None)."""
+    graph = OnnxNetwork(path)
+    wanted = tuple(classes) if classes else graph.classes
+    return ArrayRuntime(partial(graph, classes=wanted), wanted)
+
+
+class OneAtATime:
+    """A runtime for several threads: its network runs for one of them at a time, while the others read and write."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime, self._lock = runtime, Lock()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self._runtime.classes
+
+    @property
+    def device(self) -> torch.device:
+        return self._runtime.device
+
+    def logits(self, windows: Tensor) -> Iterator[Tensor]:
+        """See ``inference.runtime.Runtime``."""
+        with self._lock:
+            yield from self._runtime.logits(windows)
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Predict CTs (``inference.inputs.Input``), each to ``folder/<id>``; one that is finished there is not done again."""
+
+    open_runtime: OpenRuntime
+    config: Config
+    model: str
+    folder: Path
+    wanted: Wanted
+    flips: tuple[Axis, ...] = ()
+    overlap: int = 2
+
+    def open(self) -> Callable[[Input], None]:
+        """See ``executors.work.Work``. The function raises DataError for a CT that cannot be read."""
+        runtime = OneAtATime(self.open_runtime())
+
+        def do(one: Input) -> None:
+            job = Job(one.case_id, one.load, self.folder / one.case_id, one.series)
+            refused = predict_jobs(
+                runtime, [job], self.config, model=self.model, wanted=self.wanted, flips=self.flips
+            )
+            if refused:
+                raise DataError(refused[0][1])
+
+        return do
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Score a network on cases of the pool, by id; the function gives the scores of its classes."""
+
+    open_network: Callable[[], Network]
+    project: Project
+    overlap: int = 1
+
+    def open(self) -> Callable[[str], list[CaseScore]]:
+        """See ``executors.work.Work``."""
+        return partial(evaluate_case, self.project, self.open_network())
+
+
+def predict_on(
+    executor: Executor, work: Predict, inputs: Sequence[Input], on_progress: OnProgress = silent
+) -> tuple[list[str], list[tuple[str, str]]]:
+    """Predict CTs by the workers of `executor`; returns the ids that were predicted and (id, reason) of the others."""
+    refused = run_all(
+        executor, work, inputs, total=len(inputs), stage="predict", name=lambda one: one.case_id, on_progress=on_progress
+    )  # fmt: skip
+    names = {case_id for case_id, _ in refused}
+    return [one.case_id for one in inputs if one.case_id not in names], refused
+
+
+def evaluate_on(
+    executor: Executor, work: Evaluate, folder: Path, split: Split, on_progress: OnProgress = silent
+) -> list[CaseScore]:
+    """``cohort.evaluate_cases`` by the workers of `executor`: the same scores, in the same order.
+
+    Raises DataError when a case could not be scored: means over fewer cases than there are would flatter.
+    """
+    cases, found = cases_of(work.project, split), dict[str, list[CaseScore]]()
+
+    def keep(done: Done[str]) -> None:
+        if done.error is None:
+            found[done.item] = done.value
+
+    refused = run_all(
+        executor, work, cases, total=len(cases), stage="evaluate", name=str, on_done=keep, on_progress=on_progress
+    )  # fmt: skip
+    if refused:
+        raise DataError("; ".join(f"{case_id}: {why}" for case_id, why in refused))
+    scores = [score for case_id in cases for score in found[case_id]]
+    write_scores(folder, scores)
+    return scores
