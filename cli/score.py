@@ -15,42 +15,63 @@ if TYPE_CHECKING:
 
 
 def score(
-    predictions: Annotated[Path, typer.Argument(help="Folder that `ctune predict --flips -o` wrote.")] = Path(
-        "predictions"
-    ),
-    out: Annotated[Path, typer.Option("--out", "-o", help="For scores.json and attention maps.")] = Path(
-        "scores"
-    ),
+    predictions: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="Folder that `ctune predict --flips -o` wrote; several, of several models, are scored as one ensemble.",
+            show_default="predictions",
+        ),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="For scores.json, weights.json and attention maps.")
+    ] = Path("scores"),
     classes: Annotated[
         str, typer.Option("--classes", help="With commas; all that were predicted by default.")
     ] = "",
+    per_class: Annotated[
+        bool, typer.Option("--per-class", help="Also write an attention map for each class.")
+    ] = False,
     project: ProjectDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Score where predictions are likely wrong: uncertainty, consistency and overlap, per case and class."""
+    """Score where predictions are likely wrong, per case and class, with the minutes to revise; run again, it does what is
+    missing."""
     from ctune.cohort import score_cases
     from ctune.data.files import read_json
     from ctune.errors import UsageError
-    from ctune.importance import write_importances
+    from ctune.importance import write_importances, write_weights
     from ctune.project import find_project
+    from ctune.round.calibration import learned_weights
 
-    found = find_project(project)
-    ids = sorted(path.parent.name for path in predictions.glob("*/prediction.json"))
-    if not ids:
+    found, folders = find_project(project), predictions or [Path("predictions")]
+    each = [{path.parent.name for path in folder.glob("*/prediction.json")} for folder in folders]
+    for folder, there in zip(folders, each, strict=True):
+        if not there:
+            raise UsageError(
+                f"expected predictions in {folder}, found none; run `ctune predict MODEL --flips -o {folder}` first"
+            )
+    ids = sorted(set.intersection(*each))
+    if len(ids) < max(len(there) for there in each):
         raise UsageError(
-            f"expected predictions in {predictions}, found none; run `ctune predict MODEL --flips -o {predictions}` first"
+            f"expected the same cases in {' and '.join(str(f) for f in folders)}, got {[len(e) for e in each]} with "
+            f"{len(ids)} in common; predict what is missing"
         )
-    wanted = names(classes) or read_json(predictions / ids[0] / "prediction.json")["classes"]
+    wanted = names(classes) or read_json(folders[0] / ids[0] / "prediction.json")["classes"]
+    weights = learned_weights(found)
     with progress("score", as_json) as on_progress:
         scored = score_cases(
-            found, predictions, ids, out / "attention", classes=wanted, on_progress=on_progress
-        )
+            found, folders, ids, out / "attention", classes=wanted, weights=weights, per_class=per_class,
+            on_progress=on_progress,
+        )  # fmt: skip
     write_importances(out / "scores.json", scored)
-    ranked = sorted(scored, key=lambda s: -s.score)
+    write_weights(out / "weights.json", weights)
+    ranked = sorted(scored, key=lambda s: (-s.score, s.case_id))
 
     def human(console: Console) -> None:
         for row in ranked[:10]:
-            worst = max(row.classes.values(), key=lambda c: c.score)
-            console.print(f"{row.score:8.2f}  {row.case_id}  {worst.reason}")
+            worst = row.classes[row.order[0]]
+            console.print(f"{row.score:8.2f}  {row.minutes:5.1f} min  {row.case_id}  {worst.reason}")
+        console.print(weights.describe())
 
-    emit({"scores": {s.case_id: s.score for s in ranked}, "out": out}, as_json, human)
+    document = {"scores": {s.case_id: s.score for s in ranked}, "weights": weights, "out": out}
+    emit({**document, "minutes": {s.case_id: s.minutes for s in ranked}}, as_json, human)

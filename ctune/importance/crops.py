@@ -96,12 +96,16 @@ def empty(grid: Grid) -> Levels:
 
 
 def _around(volumes: Sequence[Levels], floor: int) -> Box:
+    hot = [np.zeros(n, dtype=bool) for n in volumes[0].shape]
+    for volume in volumes:
+        # Seen along the last axis first, the slowest in memory: two passes over the volume instead of three.
+        seen = volume.max(axis=2, initial=0)
+        hot[0] |= seen.max(axis=1, initial=0) >= floor
+        hot[1] |= seen.max(axis=0, initial=0) >= floor
+        hot[2] |= volume.max(axis=(0, 1), initial=0) >= floor
     found = []
-    for axis in range(3):
-        hot = np.zeros(volumes[0].shape[axis], dtype=bool)
-        for volume in volumes:
-            hot |= volume.max(axis=tuple(a for a in range(3) if a != axis), initial=0) >= floor
-        at = np.flatnonzero(hot)
+    for line in hot:
+        at = np.flatnonzero(line)
         found.append(slice(int(at[0]), int(at[-1]) + 1) if len(at) else slice(0, 0))
     return found[0], found[1], found[2]
 

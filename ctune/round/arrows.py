@@ -18,7 +18,7 @@ from ctune.executors.work import Executor
 from ctune.expert import revise_selected
 from ctune.foundation import register_tuning
 from ctune.hybrid import save_hybrid
-from ctune.importance import read_importances, write_importances, write_weights
+from ctune.importance import read_importances, write_importances, write_weights, write_weights
 from ctune.inference.output import Wanted
 from ctune.optimise import resolve_device
 from ctune.outcome import compose, read_record, validation_of
@@ -33,6 +33,7 @@ from ctune.pool_work import (
 )
 from ctune.predict import read_masks
 from ctune.project import Project
+from ctune.round.calibration import learned_weights
 from ctune.round.calibration import learned_weights
 from ctune.round.predicted import PredictedMasks
 from ctune.round.state import RoundState, folder_of
@@ -123,6 +124,7 @@ class Desk:
         known = self.model.network.classes
         classes = [c for c in self.state.classes if c in known] or list(known)
         weights = learned_weights(self.project)
+        weights = learned_weights(self.project)
         importances = score_cases(
             self.project,
             self.folder / "predictions",
@@ -130,9 +132,11 @@ class Desk:
             self.folder / "attention",
             classes=classes,
             weights=weights,
+            weights=weights,
             on_progress=self.on_progress,
         )
         write_importances(self.folder / "scores.json", importances)
+        write_weights(self.folder / "weights.json", weights)
         write_weights(self.folder / "weights.json", weights)
         return {"cases": len(importances), "classes": classes}
 

@@ -18,10 +18,11 @@ def changes(project: Project) -> list[Change]:
     Classes that the model did not know are left out: the expert had nothing to correct. Those of a finished round are
     worked out once and kept in its folder.
     """
-    return [change for state in rounds(project) for change in _of_round(project, state)]
+    return [change for state in rounds(project) for change in changes_of(project, state)]
 
 
-def _of_round(project: Project, state: RoundState) -> list[Change]:
+def changes_of(project: Project, state: RoundState) -> list[Change]:
+    """The same of one round."""
     folder = folder_of(project, state.number)
     kept = folder / "changes.json"
     if kept.exists():

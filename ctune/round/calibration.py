@@ -1,0 +1,49 @@
+"""What the measures were worth so far: each revision beside the scores that its case had when it was selected."""
+
+from __future__ import annotations
+
+from ctune.importance import Example, Weights, learn, read_importances
+from ctune.project import Project
+from ctune.round.revisions import changes_of
+from ctune.round.state import RoundState, folder_of, rounds
+from ctune.types import Source
+
+
+def learned_weights(project: Project) -> Weights:
+    """Weights and minutes from all revisions of earlier rounds; the fallback until there are enough of them."""
+    return learn(examples(project))
+
+
+def examples(project: Project) -> list[Example]:
+    """Every revised class that had been scored, oldest round first.
+
+    Scores of the published recipe count voxels and teach nothing: rounds that used it are passed over.
+    """
+    return [example for state in rounds(project) for example in _of_round(project, state)]
+
+
+def _of_round(project: Project, state: RoundState) -> list[Example]:
+    path = folder_of(project, state.number) / "scores.json"
+    if not path.exists():
+        return []
+    scored = {one.case_id: one.classes for one in read_importances(path)}
+    found = []
+    for change in changes_of(project, state):
+        one = scored[change.case_id].get(change.class_name) if change.case_id in scored else None
+        if one is not None and "doubt" in one.measures:
+            seconds = _seconds(project, state.number, change.case_id, change.class_name)
+            found.append(Example(one.measures, 1.0 - change.dice, change.changed_ml, seconds))
+    return found
+
+
+def _seconds(project: Project, number: int, case_id: str, class_name: str) -> float | None:
+    """Of the newest revision of a class in a round; a case's time is shared evenly by the classes revised in it."""
+    taken = [
+        record.seconds
+        for record in project.pool.annotations(case_id)
+        if record.source == Source.REVISED
+        and record.round == number
+        and project.class_of(record) == class_name
+        and record.seconds is not None
+    ]
+    return taken[-1] if taken else None

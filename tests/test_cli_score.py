@@ -1,0 +1,158 @@
+"""``ctune score``: from the files of predictions to scores, weights and maps; resumed, streamed, by one model or two."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from small_network import GRID, project
+from typer.testing import CliRunner, Result
+
+from cli.main import app
+from ctune.config import ImportanceConfig
+from ctune.data.files import read_json, write_json
+from ctune.data.nifti import write_probabilities
+from ctune.errors import DataError, GeometryError, ImageFileError, UsageError
+from ctune.importance import read_importances, score_case
+from ctune.importance.case import floor_of
+from ctune.importance.files import channels, read_crops
+from ctune.predict import read_prediction
+from ctune.project import Project
+
+runner = CliRunner()
+CLASSES = ("liver", "spleen")
+OWN = ImportanceConfig()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    found, _ = project(tmp_path_factory.mktemp("project"), pool=3)
+    return found
+
+
+def write_prediction(folder: Path, case_id: str, seed: int) -> None:
+    """Two soft boxes; the larger the seed, the softer."""
+    shape = GRID.shape
+    p = np.full((2, *shape), 0.02, dtype=np.float32)
+    p[0, 2:8, 2:9, 3:12], p[1, 10:14, 4:9, 5:11] = 0.98 - 0.1 * seed, 0.9
+    # Uneven spread, and only on one side of the first box.
+    spread = np.zeros_like(p)
+    spread[0, 2:4, 2:9, 3:12] = 0.2
+    write_probabilities(folder / case_id / "probabilities.nii.gz", p, GRID)
+    write_probabilities(folder / case_id / "inconsistency.nii.gz", spread, GRID)
+    volumes = {n: float((c > 0.5).sum()) * GRID.voxel_ml for n, c in zip(CLASSES, p, strict=True)}
+    write_json(
+        folder / case_id / "prediction.json",
+        {
+            "case": case_id, "classes": CLASSES, "model": f"m{seed}", "threshold": 0.5, "inconsistency": True,
+            "probabilities": True, "volumes_ml": volumes,
+        },
+    )  # fmt: skip
+
+
+@pytest.fixture
+def predictions(tmp_path: Path) -> Path:
+    for index in range(3):
+        write_prediction(tmp_path / "predictions", f"case_{index}", index)
+    return tmp_path / "predictions"
+
+
+def run(made: Project, *words: object) -> Result:
+    return runner.invoke(app, ["score", *map(str, words), "--project", str(made.root)])
+
+
+def test_it_ranks_the_unsure_first_with_minutes_reasons_weights_and_maps(
+    made: Project, predictions: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "scores"
+    answer = run(made, predictions, "-o", out, "--per-class", "--json")
+    assert answer.exit_code == 0, answer.output
+    found: dict[str, Any] = json.loads(answer.stdout)
+    assert list(found["scores"]) == ["case_2", "case_1", "case_0"]
+    assert found["minutes"]["case_2"] > found["minutes"]["case_0"] > 1.0, "half a minute a class at least"
+    assert read_json(out / "weights.json")["revisions"] == 0
+    scored = {one.case_id: one for one in read_importances(out / "scores.json")}
+    liver = scored["case_2"].classes["liver"]
+    assert liver.reason.startswith("liver: ") and set(liver.measures) >= {"doubt", "inconsistency", "volume"}
+    image = nib.load(out / "attention" / "case_2.nii.gz")
+    assert image.get_data_dtype() == np.uint8 and np.allclose(image.affine, GRID.affine)
+    maps = [np.asarray(nib.load(out / "attention" / "case_2" / f"{n}.nii.gz").dataobj) for n in CLASSES]
+    assert np.array_equal(np.maximum(*maps), np.asarray(image.dataobj))
+
+
+def test_people_see_the_reason_and_the_weights(made: Project, predictions: Path, tmp_path: Path) -> None:
+    lines = run(made, predictions, "-o", tmp_path / "scores").stdout.splitlines()
+    assert "case_2" in lines[0] and "mL uncertain" in lines[0] and " min " in lines[0]
+    assert lines[-1].startswith("weights: doubt") and "learned from 20 revised classes on" in lines[-1]
+
+
+def test_a_case_that_is_done_is_not_read_again(made: Project, predictions: Path, tmp_path: Path) -> None:
+    out = tmp_path / "scores"
+    first = run(made, predictions, "-o", out, "--json")
+    (predictions / "case_0" / "probabilities.nii.gz").write_bytes(b"")
+    (out / "scores.json").unlink()
+    again = run(made, predictions, "-o", out, "--json")
+    assert again.exit_code == 0 and again.stdout == first.stdout
+    # Made with something else, it is read again, and its damaged file is found.
+    write_json(out / "attention" / "case_0.json", {"about": {}, "importance": {}})
+    answer = run(made, predictions, "-o", out)
+    assert answer.exit_code == 1 and "probabilities.nii.gz" in answer.stderr
+
+
+def test_files_score_as_the_same_prediction_in_memory(
+    predictions: Path, made: Project, tmp_path: Path
+) -> None:
+    run(made, predictions, "-o", tmp_path / "scores")
+    scored = {one.case_id: one for one in read_importances(tmp_path / "scores" / "scores.json")}
+    inside = score_case(read_prediction(predictions / "case_1", GRID), OWN).summary()
+    assert scored["case_1"] == inside
+    image = nib.load(tmp_path / "scores" / "attention" / "case_1.nii.gz")
+    again = score_case(read_prediction(predictions / "case_1", GRID), OWN)
+    assert np.array_equal(np.asarray(image.dataobj), again.attention)
+
+
+def test_two_models_disagree(predictions: Path, made: Project, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    for index in range(3):
+        write_prediction(other, f"case_{index}", 4)
+    assert run(made, predictions, other, "-o", tmp_path / "scores").exit_code == 0
+    scored = {one.case_id: one for one in read_importances(tmp_path / "scores" / "scores.json")}
+    values = [scored[f"case_{index}"].classes["liver"].measures["disagreement"] for index in range(3)]
+    assert values[0] > values[1] > values[2] > 0
+    shutil.rmtree(other / "case_1")
+    answer = run(made, predictions, other, "-o", tmp_path / "scores")
+    assert answer.exit_code == 2 and "got [3, 2] with 2 in common; predict what is missing" in answer.stderr
+
+
+def test_without_predictions_it_says_what_to_run(made: Project, tmp_path: Path) -> None:
+    answer = run(made, tmp_path / "nothing")
+    assert (
+        answer.exit_code == UsageError.exit_code
+        and "found none; run `ctune predict MODEL --flips" in answer.stderr
+    )
+
+
+def test_files_that_do_not_fit_are_refused(predictions: Path) -> None:
+    floor, clear = floor_of(OWN)
+    folder = predictions / "case_0"
+    with pytest.raises(
+        DataError, match=r"expected a prediction of aorta in .*, got liver, spleen; predict again"
+    ):
+        read_crops([folder], GRID, ["aorta"], floor, clear)
+    moved = type(GRID)(GRID.shape, np.diag([2.0, 2.0, 3.0, 1.0]))
+    with pytest.raises(GeometryError, match="expected the CT's grid"):
+        read_crops([folder], moved, ["liver"], floor, clear)
+    whole = (folder / "probabilities.nii.gz").read_bytes()
+    (folder / "probabilities.nii.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(
+        ImageFileError, match=r"expected a whole file .*, got one that is cut short or damaged"
+    ):
+        list(channels(folder / "probabilities.nii.gz", GRID))
+    (folder / "prediction.json").unlink()
+    with pytest.raises(DataError, match=r"found no prediction\.json; predict the case again"):
+        read_crops([folder], GRID, ["liver"], floor, clear)
