@@ -56,7 +56,10 @@ def init(
 
 def import_(
     src: Annotated[
-        Path, typer.Argument(help="A data set's folder, a list of images and labels, or one image.")
+        Path,
+        typer.Argument(
+            help="A data set's folder, a list of images and labels, or one CT: NIfTI, NRRD, a DICOM series (folder or zip)."
+        ),
     ],
     layout: Annotated[
         str,
@@ -98,7 +101,10 @@ def import_(
         str | None, typer.Option("--author", help="Who drew the masks; the data set's name by default.")
     ] = None,
     label: Annotated[
-        Path | None, typer.Option("--label", help="Label map of SRC when that is one image.")
+        Path | None,
+        typer.Option(
+            "--label", help="Labels of SRC when that is one CT: a label map, .seg.nrrd or DICOM-SEG."
+        ),
     ] = None,
     case_id: Annotated[
         str | None, typer.Option("--id", help="Case id of SRC when that is one image.")

@@ -79,11 +79,8 @@ def read_dicom_seg(path: Path, what: str) -> tuple[Grid, Iterator[tuple[str, Mas
     The grid reaches from the first frame with a voxel to the last. Fractional segmentations count from one half.
     Raises ImageFileError, and GeometryError for frames that are no regular volume.
     """
-    import_pydicom()
-    import highdicom as hd
-
+    found = _open(path, what)
     try:
-        found = hd.seg.segread(path)
         geometry = found.get_volume_geometry()
     except _BROKEN as error:
         raise ImageFileError(
@@ -97,6 +94,25 @@ def read_dicom_seg(path: Path, what: str) -> tuple[Grid, Iterator[tuple[str, Mas
     affine = TO_RAS @ np.asarray(geometry.affine, dtype=np.float64)[:, [2, 1, 0, 3]]
     slices, rows, columns = geometry.spatial_shape
     return Grid((columns, rows, slices), affine), _segments(found, path, what)
+
+
+def segment_names(path: Path, what: str) -> tuple[str, ...]:
+    """The names of a segmentation's segments, as ``read_dicom_seg`` gives them. Raises ImageFileError."""
+    found = _open(path, what)
+    return tuple(_name(found.get_segment_description(number)) for number in found.segment_numbers)
+
+
+def _open(path: Path, what: str) -> Any:
+    import_pydicom()
+    import highdicom as hd
+
+    try:
+        return hd.seg.segread(path)
+    except _BROKEN as error:
+        raise ImageFileError(
+            f"{what}: expected a DICOM segmentation in {path}, got a file that is none or is damaged ({_line(error)}); "
+            "export it again"
+        ) from None
 
 
 def _frames(masks: Mapping[str, Mask], grid: Grid) -> npt.NDArray[np.integer[Any]]:

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ctune.data.labels import Labels
-from ctune.data.nifti import check_whole, label_values, read_labels, read_mask
+from ctune.data.nifti import check_whole, label_values, read_mask
+from ctune.data.segmentations import read_any, read_numbers
 from ctune.errors import LabelError
 from ctune.types import UNLABELLED, Grid, Mask, Source
 
@@ -25,7 +26,8 @@ class FoundCase:
     image: its CT, None when there are masks alone. data_set: its name, for provenance.
     masks: {class as the data set calls it: file of that class alone}, or label_map: one file whose numbers
     `labels` names; `complete` says that it names every number the file may hold, `ignore` is the number of
-    what nobody has judged. source: of the masks. problem: why the case cannot be imported, "" when nothing
+    what nobody has judged; or segmentation: one file whose `segments` have names. source: of the masks. taken_from: where
+    `image` was converted from. problem: why the case cannot be imported, "" when nothing
     is known against it.
     """
 
@@ -37,13 +39,21 @@ class FoundCase:
     labels: Labels = field(default_factory=dict)
     complete: bool = True
     ignore: int = UNLABELLED
+    segmentation: Path | None = None
+    segments: tuple[str, ...] = ()
     source: Source = Source.ORIGINAL
+    taken_from: Path | None = None
     problem: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:
         """Its classes as the data set calls them."""
-        return (*self.masks, *(self.labels if self.label_map else ()))
+        return (*self.masks, *(self.labels if self.label_map else ()), *self.segments)
+
+    @property
+    def origin(self) -> Path | None:
+        """Where its CT came from."""
+        return self.taken_from or self.image
 
     @property
     def numbers(self) -> set[int]:
@@ -64,9 +74,12 @@ class FoundMasks(Mapping[str, Mask]):
         self.present: set[int] = set()
         self.unnamed: set[int] = set()
         self._map: npt.NDArray[np.int32] | None = None
+        self._segments: dict[str, Mask] | None = None
 
     def __getitem__(self, name: str) -> Mask:
         what = f"case {self.case.id}, {name}"
+        if self.case.segmentation is not None:
+            return self._named(self.case.segmentation)[self.wanted[name]]
         if self.case.label_map is None:
             path = self.case.masks[self.wanted[name]]
             check_whole(path, what)
@@ -80,7 +93,11 @@ class FoundMasks(Mapping[str, Mask]):
 
     def holds(self, name: str) -> bool:
         """Whether the case has voxels of a class of the data set, as far as it is known without reading more."""
-        return not self.present or not self.present.isdisjoint(self.case.labels[name])
+        return (
+            bool(self.case.segments)
+            or not self.present
+            or not self.present.isdisjoint(self.case.labels[name])
+        )
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.wanted)
@@ -88,12 +105,19 @@ class FoundMasks(Mapping[str, Mask]):
     def __len__(self) -> int:
         return len(self.wanted)
 
+    def _named(self, path: Path) -> dict[str, Mask]:
+        """The segments that are wanted, read once. Raises LabelError for one that is not there."""
+        if self._segments is None:
+            asked, what = set(self.wanted.values()), f"case {self.case.id}"
+            found = read_any(path, self.grid, labels=None, rename=str, what=what)
+            self._segments = {name: mask for name, mask in found if name in asked}
+        return self._segments
+
     def _labels(self, path: Path) -> npt.NDArray[np.int32]:
         """The label map, read once. Raises LabelError for numbers that a complete table does not name."""
         if self._map is None:
             what = f"case {self.case.id}"
-            check_whole(path, what)
-            labels = read_labels(path, self.grid, what)
+            labels = read_numbers(path, self.grid, what)
             named = self.case.numbers
             self.present = label_values(labels)
             self.unnamed = self.present - named - {0, self.case.ignore}
@@ -113,6 +137,8 @@ class FoundMasks(Mapping[str, Mask]):
 
 def notes_of(case: FoundCase, wanted: Mapping[str, str]) -> dict[str, str]:
     """{class: which file, and which numbers in it, its mask came from}; `wanted` as in ``FoundMasks``."""
+    if case.segmentation is not None:
+        return {own: f"from {case.segmentation.name}, segment {name}" for own, name in wanted.items()}
     if case.label_map is None:
         return {own: f"from {case.masks[name].name}" for own, name in wanted.items()}
     return {

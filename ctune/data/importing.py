@@ -13,6 +13,7 @@ import numpy as np
 
 from ctune.classes import canonical, nearest
 from ctune.data.files import sha256_of
+from ctune.data.foreign import as_nifti
 from ctune.data.found import FoundCase, FoundMasks, notes_of
 from ctune.data.nifti import read_grid
 from ctune.data.pool import Pool
@@ -81,10 +82,9 @@ class Import:
             if case.problem:
                 raise DataError(f"case {case.id}: {case.problem}")
             wanted, left = self._wanted(case)
-            if case.id in self.pool:
-                outcome, masks = self._add(case, wanted)
-            else:
-                outcome, masks = self._new(case, wanted)
+            with as_nifti(case) as ready:
+                take = self._add if case.id in self.pool else self._new
+                outcome, masks = take(ready, wanted)
             self.skipped.update(own for own, name in left.items() if masks.holds(name))
             self.unnamed.update(masks.unnamed)
             return outcome
@@ -99,7 +99,7 @@ class Import:
                 f"case {case.id}: expected a CT for a new case, got masks alone; import its CT first"
             )
         masks = FoundMasks(case, wanted, read_grid(case.image, case.id))
-        origin = {"data set": case.data_set, "image": str(case.image)}
+        origin = {"data set": case.data_set, "image": str(case.origin)}
         record = self.pool.add_case(
             case.id, case.image, self.splits[case.id], masks, source=self._source(case),
             author=self._author(case), origin=origin, notes=notes_of(case, wanted),
@@ -111,7 +111,7 @@ class Import:
         if case.image is not None and (digest := sha256_of(_there(case.image, case.id))) != record.sha256:
             raise PoolError(
                 f"case {case.id}: expected the CT that the pool holds (sha256 {record.sha256[:12]}), got "
-                f"another ({digest[:12]}) in {case.image}; give the new CT another id"
+                f"another ({digest[:12]}) in {case.origin}; give the new CT another id"
             )
         if self.strict and record.split != self.splits[case.id]:
             raise PoolError(

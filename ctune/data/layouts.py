@@ -12,13 +12,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ctune.data.foreign import holds_series, is_foreign_ct, labels_in
 from ctune.data.found import IMAGE_SUFFIX, FoundCase, case_id_of
-from ctune.data.labels import IGNORE, TOTALSEGMENTATOR, Labels, label_table
+from ctune.data.kinds import stem_of
+from ctune.data.labels import TOTALSEGMENTATOR, Labels, label_table
+from ctune.data.segmentations import whole_file
 from ctune.errors import DataError, UsageError
-from ctune.types import UNLABELLED, Source
+from ctune.types import Source
 
 _CHANNEL = re.compile(r"_(\d{4})$")
-_CASE_IMAGES = ("ct.nii.gz", "ct.nii", "mri.nii.gz", "mri.nii")
+_CASE_IMAGES = ("ct.nii.gz", "ct.nii", "mri.nii.gz", "mri.nii", "ct.nrrd")
 _MASK_FOLDERS = ("segmentations", "annotations", "predictions")
 _LISTS = (".txt", ".tsv", ".csv", ".lst")
 
@@ -88,20 +91,6 @@ class _Layout:
     find: Callable[[Path, _Wish], Iterable[FoundCase]]
 
 
-def _mapped(label_map: Path, wished: Labels | None, own: Labels | None) -> dict[str, Any]:
-    """The fields of a FoundCase that say what a label map's numbers are."""
-    if wished is None and own is None:
-        raise UsageError(
-            f"expected names for the numbers in {label_map}, got none; give --labels, such as "
-            "1=spleen,63=postcava"
-        )
-    table = dict(wished or own or {})
-    ignored = table.pop(IGNORE, (UNLABELLED,))
-    # Whoever names some numbers wants just those; a data set's own table is held to be whole.
-    complete = wished is None or wished is TOTALSEGMENTATOR
-    return {"label_map": label_map, "labels": table, "complete": complete, "ignore": ignored[0]}
-
-
 def _without_doubles(found: list[FoundCase]) -> list[FoundCase]:
     first: dict[str, FoundCase] = {}
     out = []
@@ -141,7 +130,7 @@ def _find_msd(src: Path, wish: _Wish) -> Iterator[FoundCase]:
     own, data_set = label_table(document.get("labels"), src / "dataset.json"), _name(document, src)
     for entry in _entries(document, src):
         image, label = (src / str(entry[key]) for key in ("image", "label"))
-        yield FoundCase(case_id_of(image.name), image, data_set, **_mapped(label, wish.labels, own))
+        yield FoundCase(case_id_of(image.name), image, data_set, **labels_in(label, wish.labels, own))
     if wish.with_unlabelled:
         for entry in document.get("test", []):
             image = src / str(entry.get("image") if isinstance(entry, dict) else entry)
@@ -174,7 +163,7 @@ def _find_nnunet(src: Path, wish: _Wish) -> Iterator[FoundCase]:
             label = src / f"labels{part}" / f"{name}{suffix}"
             found = FoundCase(case_id_of(name), image, data_set)
             if part == "Tr" or label.exists():
-                found = replace(found, **_mapped(label, wish.labels, own))
+                found = replace(found, **labels_in(label, wish.labels, own))
             if len(channels) > 1:
                 many = (
                     f"expected one image a case, got {len(channels)}: {', '.join(c.name for c in channels)}"
@@ -197,7 +186,8 @@ def _channels(folder: Path) -> dict[str, list[Path]]:
 
 def _case_folders(src: Path) -> list[Path]:
     """Folders with a CT or with a folder of masks: `src` itself or those in it."""
-    if not src.is_dir():
+    # One folder of DICOM slices is one image, to which a label map may be named.
+    if not src.is_dir() or holds_series(src):
         return []
     if _is_case(src):
         return [src]
@@ -208,7 +198,8 @@ def _case_folders(src: Path) -> list[Path]:
 
 def _is_case(folder: Path) -> bool:
     return folder.is_dir() and (
-        any((folder / name).is_file() for name in _CASE_IMAGES)
+        holds_series(folder)
+        or any((folder / name).is_file() for name in _CASE_IMAGES)
         or any(any((folder / name).glob("*.nii*")) for name in _MASK_FOLDERS)
     )
 
@@ -220,6 +211,7 @@ def _is_atlas(src: Path) -> bool:
 def _find_folders(src: Path, wish: _Wish) -> Iterator[FoundCase]:
     for folder in _case_folders(src):
         image = next((folder / name for name in _CASE_IMAGES if (folder / name).is_file()), None)
+        image = folder if image is None and holds_series(folder) else image
         here = folder.resolve()
         found = FoundCase(case_id_of(here.name), image, here.parent.name)
         place = next((folder / name for name in _MASK_FOLDERS if (folder / name).is_dir()), None)
@@ -228,7 +220,11 @@ def _find_folders(src: Path, wish: _Wish) -> Iterator[FoundCase]:
             source = Source.PREDICTED if place.name == "predictions" else Source.ORIGINAL
             found = replace(found, masks={IMAGE_SUFFIX.sub("", p.name): p for p in images}, source=source)
         elif (folder / "segmentations.nii.gz").is_file():
-            found = replace(found, **_mapped(folder / "segmentations.nii.gz", wish.labels, TOTALSEGMENTATOR))
+            found = replace(
+                found, **labels_in(folder / "segmentations.nii.gz", wish.labels, TOTALSEGMENTATOR)
+            )
+        elif (whole := whole_file(folder, case_id_of(here.name))) is not None:
+            found = replace(found, **labels_in(whole, wish.labels, None))
         yield found
 
 
@@ -251,7 +247,7 @@ def _find_list(src: Path, wish: _Wish) -> Iterator[FoundCase]:
         image = root / columns[0]
         found = FoundCase(_list_id(columns[0]), image, src.stem)
         if len(columns) == 2 and columns[1]:
-            found = replace(found, **_mapped(root / columns[1], wish.labels, None))
+            found = replace(found, **labels_in(root / columns[1], wish.labels, None))
         yield found
 
 
@@ -275,12 +271,12 @@ def _list_id(image: str) -> str:
 
 
 def _is_image(src: Path) -> bool:
-    return src.is_file() and bool(IMAGE_SUFFIX.search(src.name))
+    return (src.is_file() and bool(IMAGE_SUFFIX.search(src.name))) or is_foreign_ct(src)
 
 
 def _find_image(src: Path, wish: _Wish) -> Iterator[FoundCase]:
-    found = FoundCase(wish.case_id or case_id_of(src.name), src, src.resolve().parent.name)
-    yield replace(found, **_mapped(wish.label_map, wish.labels, None)) if wish.label_map else found
+    found = FoundCase(wish.case_id or case_id_of(stem_of(src)), src, src.resolve().parent.name)
+    yield replace(found, **labels_in(wish.label_map, wish.labels, None)) if wish.label_map else found
 
 
 LAYOUTS: Mapping[str, _Layout] = {
@@ -295,6 +291,8 @@ LAYOUTS: Mapping[str, _Layout] = {
         _find_folders,
     ),
     "list": _Layout("a text file with an image and a label map on each line", _is_list, _find_list),
-    "image": _Layout("one image, .nii.gz or .nii", _is_image, _find_image),
+    "image": _Layout(
+        "one CT: .nii.gz, .nii, .nrrd, or a DICOM series as a folder or .zip", _is_image, _find_image
+    ),
 }
 """By name, the more particular first."""

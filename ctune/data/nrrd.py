@@ -84,6 +84,18 @@ def read_nrrd(path: Path, what: str) -> tuple[npt.NDArray[Any], dict[str, Any]]:
         ) from None
 
 
+def read_header(path: Path, what: str) -> dict[str, Any]:
+    """The header alone. Raises ImageFileError for one that does not read."""
+    nrrd = _import()
+    try:
+        with path.open("rb") as file:
+            header: dict[str, Any] = nrrd.read_header(file)
+            return header
+    except (*_BROKEN, nrrd.NRRDError) as error:
+        line = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        raise ImageFileError(f"{what}: expected a NRRD header in {path}, got {line}; copy it again") from None
+
+
 def grid_of(header: Mapping[str, Any], shape: tuple[int, ...], path: Path, what: str) -> Grid:
     """The grid of the three spatial axes of a header; `shape` is theirs. Raises GeometryError."""
     space = str(header.get("space", "")).lower()

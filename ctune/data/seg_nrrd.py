@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ctune.data.nrrd import grid_of, read_nrrd, write_nrrd
+from ctune.data.nrrd import grid_of, read_header, read_nrrd, write_nrrd
 from ctune.data.terminology import Code, class_of_code, term_of
 from ctune.errors import LabelError
 from ctune.types import Grid, Mask
@@ -89,6 +89,11 @@ def read_seg_nrrd(path: Path, what: str) -> tuple[Grid, Iterator[tuple[str, Mask
                 f"{path}; save the segmentation again"
             )
     return grid, ((s.wanted_name, (layers[s.layer] == s.number).astype(np.uint8)) for s in segments)
+
+
+def names_in(path: Path, what: str) -> tuple[str, ...]:
+    """The names of a file's segments from its header alone, empty for an image or a plain label map."""
+    return tuple(segment.wanted_name for segment in _segments(read_header(path, what)))
 
 
 def _layers_first(array: npt.NDArray[Any], header: Mapping[str, Any]) -> npt.NDArray[Any]:

@@ -14,7 +14,7 @@ from ctune.data.dicom_series import is_dicom
 from ctune.data.itksnap import is_descriptions, read_descriptions
 from ctune.data.kinds import NIFTI_NAME, Kind, kind_of, named_nifti, stem_of
 from ctune.data.labels import Labels, read_table
-from ctune.data.nifti import label_values, read_grid, read_labels, read_mask
+from ctune.data.nifti import check_whole, label_values, read_grid, read_labels, read_mask
 from ctune.data.nrrd import grid_of, read_nrrd
 from ctune.data.placing import place
 from ctune.data.seg_nrrd import read_seg_nrrd
@@ -85,23 +85,31 @@ def _of_file(
     kind = kind_of(path)
     if kind is Kind.DICOM_SEG:
         yield from _placed(*read_dicom_seg(path, what), grid, rename, what, path)
-    elif kind is Kind.NRRD:
-        found = read_seg_nrrd(path, what)
-        if found is not None:
-            yield from _placed(*found, grid, rename, what, path)
-        else:
-            array, header = read_nrrd(path, what)
-            got = grid_of(header, array.shape, path, what)
-            yield from _split(place(array, got, grid, what, path), labels, rename, what, path)
-    elif kind is Kind.NIFTI:
-        with named_nifti(path) as image:
-            got = read_grid(image, what)
-            stored = read_labels(image, got, what)
-        yield from _split(place(stored, got, grid, what, path), labels, rename, what, path)
+    elif kind is Kind.NRRD and (found := read_seg_nrrd(path, what)) is not None:
+        yield from _placed(*found, grid, rename, what, path)
+    elif kind in (Kind.NRRD, Kind.NIFTI):
+        yield from _split(read_numbers(path, grid, what), labels, rename, what, path)
     else:
         raise LabelError(
             f"{what}: expected a segmentation, got {kind} in {path}; give a label map, a .seg.nrrd or a DICOM segmentation"
         )
+
+
+def read_numbers(path: Path, grid: Grid, what: str) -> npt.NDArray[np.int32]:
+    """A label map (X, Y, Z) int32 on `grid` from NIfTI or NRRD, read to its end. Raises as ``nifti.read_labels``."""
+    if kind_of(path) is Kind.NRRD:
+        array, header = read_nrrd(path, what)
+        if array.ndim != 3 or array.dtype.kind not in "iu" or array.min(initial=0) < 0:
+            raise LabelError(
+                f"{what}: expected a label map of whole numbers from 0 upwards, got {array.dtype} of shape {array.shape} in "
+                f"{path}; save it as a label map"
+            )
+        got = grid_of(header, array.shape, path, what)
+        return place(array, got, grid, what, path).astype(np.int32)
+    with named_nifti(path) as image:
+        check_whole(image, what)
+        got = read_grid(image, what)
+        return np.asarray(place(read_labels(image, got, what), got, grid, what, path), dtype=np.int32)
 
 
 def _mask(path: Path, grid: Grid, what: str) -> Mask:
