@@ -6,6 +6,7 @@ Writers take one lock for their whole transaction, in both databases: what a wri
 from __future__ import annotations
 
 import os
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ from registry.tables import REVISION
 _LOCK = 0x6374756E65
 """Key of the advisory lock of writers in PostgreSQL."""
 _PATIENCE_S = 60
+_AWAY_S = 60.0
+"""How long a server that was there may be away."""
 
 
 class Database:
@@ -42,6 +45,7 @@ class Database:
                 NetworkFileSystemWarning,
                 stacklevel=2,
             )
+        self._was_there = False
         self.engine = self._engine()
         found = self._revision()
         if found != REVISION:
@@ -69,7 +73,7 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
         """A connection that sees one state of the catalog."""
-        with self._clear_errors(), self.engine.connect() as db:
+        with self._clear_errors(), self._connected() as db:
             yield db
 
     @contextmanager
@@ -80,17 +84,35 @@ class Database:
                 f"expected to write the catalog {self.file}, but it is read-only here; nothing was changed; get "
                 "access, or copy the registry to a place of your own"
             )
-        with self._clear_errors(), self.engine.connect() as connection:
+        with self._clear_errors(), self._connected() as connection:
             db = connection.execution_options(ctune_writes=True, **self._writer)
             with db.begin():
                 if not self._is_sqlite:
                     db.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
                 yield db
 
+    @contextmanager
+    def _connected(self) -> Iterator[sa.Connection]:
+        """A connection. A server that was there and is away, restarting or failing over, is waited for: nothing has been said to
+        it yet, so nothing is done twice."""
+        until = time.monotonic() + (_AWAY_S if self._was_there else 0.0)
+        while True:
+            try:
+                connection = self.engine.connect()
+                break
+            except sa.exc.OperationalError:
+                if self._is_sqlite or time.monotonic() >= until:
+                    raise
+                time.sleep(0.5)
+        self._was_there = True
+        with connection:
+            yield connection
+
     def _engine(self) -> sa.Engine:
         if not self._is_sqlite:
-            # As in SQLite: a reader sees one moment, a writer what the last one left when the lock became free.
-            return sa.create_engine(self.url, isolation_level="REPEATABLE READ")
+            # As in SQLite: a reader sees one moment, a writer what the last one left when the lock became free. A kept
+            # connection may be to a server that has restarted since.
+            return sa.create_engine(self.url, isolation_level="REPEATABLE READ", pool_pre_ping=True)
         url, arguments = self.url, {"timeout": _PATIENCE_S}
         if self.read_only and self.file:
             # Without the right to write, SQLite reads a WAL database only when told that nobody changes it, unless the

@@ -3,82 +3,37 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
-import pwd
-import shutil
-import subprocess
-import tempfile
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 import small_registry as small
+from small_postgres import Server, running
 
 from registry import Registry
 from registry.errors import NewerCatalogError, RegistryError
 from registry.migrate import backup
 
 
-def _programs() -> Path | None:
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    on_path = shutil.which("initdb")
-    return found[-1].parent if found else Path(on_path).parent if on_path else None
-
-
 @pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """The URL of a server on a socket in a folder of its own."""
-    pytest.importorskip("psycopg", reason="the extra `postgres` is not installed")
-    programs = _programs()
-    if programs is None:
-        pytest.skip("PostgreSQL is not installed (on Debian: apt-get install postgresql)")
-    owner = {}
-    if os.getuid() == 0:  # the server refuses to run as root
-        try:
-            owner = {"user": pwd.getpwnam("postgres").pw_uid, "group": pwd.getpwnam("postgres").pw_gid}
-        except KeyError:
-            pytest.skip("PostgreSQL does not run as root, and there is no user `postgres`")
-    # Paths of sockets are short; pytest's folders are long.
-    with tempfile.TemporaryDirectory(prefix="pg-", dir="/tmp") as folder:
-        if owner:
-            os.chown(folder, owner["user"], owner["group"])
-
-        def do(*command: str) -> None:
-            done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, **owner)  # type: ignore[call-overload]
-            assert done.returncode == 0, done.stdout + done.stderr
-
-        data = f"{folder}/data"
-        do(
-            f"{programs}/initdb",
-            "-D",
-            data,
-            "-U",
-            "ctune",
-            "-A",
-            "trust",
-            "--no-sync",
-            "--locale=C.UTF-8",
-            "-E",
-            "UTF8",
-        )
-        options = f"-k {folder} -c listen_addresses= -c fsync=off"
-        do(f"{programs}/pg_ctl", "-D", data, "-w", "-l", f"{folder}/log", "-o", options, "start")
-        try:
-            yield f"postgresql://ctune@/postgres?host={folder}"
-        finally:
-            do(f"{programs}/pg_ctl", "-D", data, "-m", "immediate", "stop")
+def server() -> Iterator[Server]:
+    """On a socket in a folder of its own."""
+    with running() as found:
+        yield found
 
 
 @pytest.fixture
-def catalog(server: str) -> str:
+def catalog(server: Server) -> str:
     """The URL of an empty database."""
     import psycopg
 
     name = f"db{uuid4().hex}"
-    with psycopg.connect(server, autocommit=True) as db:
+    with psycopg.connect(server.url, autocommit=True) as db:
         db.execute(f'CREATE DATABASE "{name}"')  # type: ignore[arg-type]
-    return server.replace("/postgres?", f"/{name}?")
+    return server.url.replace("/postgres?", f"/{name}?")
 
 
 def test_everything_works_as_in_sqlite(tmp_path: Path, catalog: str) -> None:
@@ -141,6 +96,22 @@ def test_a_newer_catalog_is_refused(tmp_path: Path, catalog: str) -> None:
         db.execute("UPDATE alembic_version SET version_num = '0099'")
     with pytest.raises(NewerCatalogError, match="got 0099: a newer ctune has used it"):
         Registry.open(tmp_path, catalog=catalog)
+
+
+def test_a_server_that_restarts_is_waited_for(tmp_path: Path, server: Server, catalog: str) -> None:
+    registry = Registry.open(tmp_path, catalog=catalog)
+    made = small.rounds(registry, count=1)
+    server.stop()
+    back = threading.Thread(target=lambda: (time.sleep(1.5), server.start()))
+    back.start()
+    assert registry.resolve("abdomen") == made[0]
+    back.join()
+    server.stop()
+    back = threading.Thread(target=lambda: (time.sleep(1.5), server.start()))
+    back.start()
+    registry.promote("abdomen:1", "production")
+    back.join()
+    assert registry.resolve("abdomen@production") == made[0] and registry.verify().clean
 
 
 def test_a_server_that_does_not_answer_is_told_without_its_password(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,6 +20,8 @@ from ctune.executors.work import Answer, Crew, Work
 
 _WAIT_S = 5.0
 """Between two looks at whether the cluster has grown."""
+_STARTS = 12
+"""How often in a row workers may fail to start while none works."""
 _START_S = 300.0
 """How long no worker at all may take to be ready."""
 
@@ -70,7 +73,7 @@ class _Actors:
         self._starting: dict[Any, Any] = {}
         self._busy: dict[Any, int] = {}
         self._under_way: dict[Any, tuple[int, Any]] = {}
-        self._ever = False
+        self._ever, self._failures = False, 0
         self._grow()
 
     def room(self) -> int:
@@ -122,8 +125,14 @@ class _Actors:
             self._ray.kill(actor)
             return
         if failed is not None:
-            raise ExecutorError(failed)
-        self._ever = True
+            self._ray.kill(actor)
+            # What it reads from may be away for a while. Where nobody could ever start, or nobody can any more, it is not that.
+            self._failures += 1
+            if self._failures >= (_STARTS if self._ever else 1) and not self._busy:
+                raise ExecutorError(failed)
+            time.sleep(_WAIT_S)
+            return
+        self._ever, self._failures = True, 0
         self._busy[actor] = 0
 
     def _grow(self) -> None:
