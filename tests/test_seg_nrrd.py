@@ -56,6 +56,20 @@ def test_fields_of_every_segment(tmp_path: Path) -> None:
     assert path.read_bytes() == before, "the same masks give the same bytes"
 
 
+def test_slicers_own_reader_sees_the_same(tmp_path: Path) -> None:
+    """slicerio is what the makers of 3D Slicer publish to read such files."""
+    slicerio = pytest.importorskip("slicerio", reason="slicerio is not installed")
+    write_segmentation(tmp_path / "a.seg.nrrd", masks(), GRID, "seg.nrrd")
+    found = slicerio.read_segmentation(str(tmp_path / "a.seg.nrrd"))
+    assert slicerio.segment_names(found) == ["liver", "kidney_left", "liver_tumor"]
+    assert np.array_equal(np.diag([-1, -1, 1, 1]) @ found["ijkToLPS"], GRID.affine)
+    for name, mask in masks().items():
+        segment = slicerio.segment_from_name(found, name)
+        assert np.array_equal(found["voxels"][segment["layer"]] == segment["labelValue"], mask == 1), name
+    kidney = slicerio.segment_from_name(found, "kidney_left")["terminology"]
+    assert (kidney["type"], kidney["typeModifier"]) == (["SCT", "64033007", "Kidney"], ["SCT", "7771000", "Left"])
+
+
 def test_classes_apart_share_a_volume_of_three_dimensions(tmp_path: Path) -> None:
     write_segmentation(
         tmp_path / "a.seg.nrrd", {n: masks()[n] for n in ("liver", "kidney_left")}, GRID, "seg.nrrd"
