@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,86 @@ from ctune.data.nifti import write_volume
 from ctune.importance.case import Clean, floor_of, score_crops
 from ctune.importance.crops import Booleans
 from ctune.importance.files import read_crops
-from ctune.importance.plausibility import usual_volumes
+from ctune.importance.plausibility import Usual, usual_volumes
 from ctune.importance.values import CaseImportance, as_record, of_record
 from ctune.importance.weights import Weights
 from ctune.postprocess import clean
 from ctune.types import Grid, OnProgress, Progress, silent
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What the scores of a pool are made with: plain values, so that any worker can do any case.
+
+    predictions: folders of one model's predictions or several's. out: where scores and maps come. usual: of the whole pool.
+    """
+
+    predictions: tuple[Path, ...]
+    out: Path
+    classes: tuple[str, ...]
+    config: Config
+    usual: Mapping[str, Usual]
+    weights: Weights
+    per_class: bool = False
+
+    def about(self, case_id: str) -> dict[str, Any]:
+        """What decides a case's score: the same, the same score."""
+        config = self.config
+        return {
+            "settings": config.importance.model_dump(mode="json"), "threshold": config.inference.threshold,
+            "classes": list(self.classes), "weights": asdict(self.weights), "per_class": self.per_class,
+            "usual": {name: asdict(found) for name, found in self.usual.items()},
+            "postprocess": {
+                n: r.model_dump(mode="json") for n, r in config.postprocess.items() if n in self.classes
+            },
+            "models": [read_json(folder / case_id / "prediction.json")["model"] for folder in self.predictions],
+        }  # fmt: skip
+
+    def case(self, case_id: str, grid: Grid) -> CaseImportance:
+        """The importance of one case; its maps are in ``out``. One that was scored with the same is not read again.
+
+        Raises what ``read_crops`` raises.
+        """
+        about, out, settings = self.about(case_id), self.out, self.config.importance
+        record = _finished(out / f"{case_id}.json", about)
+        if record is None:
+            floor, clear = floor_of(settings)
+            importance = score_crops(
+                case_id,
+                read_crops(
+                    [folder / case_id for folder in self.predictions], grid, self.classes, floor, clear
+                ),
+                grid,
+                settings,
+                self.config.inference.threshold,
+                usual=self.usual,
+                weights=self.weights,
+                per_class=self.per_class,
+                clean=cleaner(self.config.postprocess, grid),
+            )
+            write_volume(out / f"{case_id}.nii.gz", importance.attention, grid)
+            for name, heat in importance.maps.items():
+                write_volume(out / case_id / f"{name}.nii.gz", heat, grid)
+            record = importance.summary()
+            write_json(out / f"{case_id}.json", {"about": about, "importance": as_record(record)})
+        return record
+
+
+def scoring(
+    predictions: Sequence[Path],
+    case_ids: Sequence[str],
+    out: Path,
+    *,
+    classes: Sequence[str],
+    config: Config,
+    weights: Weights | None = None,
+    per_class: bool = False,
+) -> Scoring:
+    """How to score the cases of a pool: the one pass over voxels that follows knows the volumes of all."""
+    # Volumes stand in a few lines beside each prediction.
+    volumes = (read_json(predictions[0] / c / "prediction.json")["volumes_ml"] for c in case_ids)
+    usual = usual_volumes({n: ml for n, ml in found.items() if n in classes} for found in volumes)
+    return Scoring(tuple(predictions), out, tuple(classes), config, usual, weights or Weights(), per_class)
 
 
 def score_pool(
@@ -42,43 +117,12 @@ def score_pool(
     ``out/<case>.json`` comes last: the case's importance and what it was made with. A case that was scored with the same is
     not read again. Raises what ``read_crops`` raises.
     """
-    # Volumes stand in a few lines beside each prediction: the one pass over voxels knows the whole pool.
-    abouts = {
-        case_id: [read_json(f / case_id / "prediction.json") for f in predictions] for case_id in case_ids
-    }
-    usual = usual_volumes(
-        {n: ml for n, ml in about[0]["volumes_ml"].items() if n in classes} for about in abouts.values()
+    how = scoring(
+        predictions, case_ids, out, classes=classes, config=config, weights=weights, per_class=per_class
     )
-    weights = weights or Weights()
-    common = {
-        "settings": config.importance.model_dump(mode="json"), "threshold": config.inference.threshold,
-        "classes": list(classes), "weights": asdict(weights), "per_class": per_class,
-        "usual": {name: asdict(found) for name, found in usual.items()},
-        "postprocess": {n: r.model_dump(mode="json") for n, r in config.postprocess.items() if n in classes},
-    }  # fmt: skip
     done = []
     for number, case_id in enumerate(case_ids):
-        about = {**common, "models": [found["model"] for found in abouts[case_id]]}
-        record = _finished(out / f"{case_id}.json", about)
-        if record is None:
-            grid, (floor, clear) = grid_of(case_id), floor_of(config.importance)
-            importance = score_crops(
-                case_id,
-                read_crops([folder / case_id for folder in predictions], grid, classes, floor, clear),
-                grid,
-                config.importance,
-                config.inference.threshold,
-                usual=usual,
-                weights=weights,
-                per_class=per_class,
-                clean=cleaner(config.postprocess, grid),
-            )
-            write_volume(out / f"{case_id}.nii.gz", importance.attention, grid)
-            for name, heat in importance.maps.items():
-                write_volume(out / case_id / f"{name}.nii.gz", heat, grid)
-            record = importance.summary()
-            write_json(out / f"{case_id}.json", {"about": about, "importance": as_record(record)})
-        done.append(record)
+        done.append(how.case(case_id, grid_of(case_id)))
         on_progress(Progress("score", number + 1, len(case_ids), case_id))
     return done
 
