@@ -31,10 +31,15 @@ def export(
     format: Annotated[
         str, typer.Option("--format", help="For which program: itk-snap or slicer (3D Slicer).")
     ] = "itk-snap",
+    expert: Annotated[
+        str, typer.Option("--expert", help="Who gets them, for the audit log; your login name by default.")
+    ] = "",
     project: ProjectDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Write CTs and labels for ITK-SNAP or 3D Slicer; `ctune revise OUT` takes back the classes that were changed."""
+    import getpass
+
     from ctune.data.exchange import Format
     from ctune.project import find_project
     from ctune.review.export import export_cases
@@ -42,7 +47,9 @@ def export(
     chosen = Format.SEG_NRRD if choice(Programs, format, "--format") is Programs.SLICER else Format.ITK_SNAP
     found = find_project(project)
     with progress("export", as_json) as on_progress:
-        folders = export_cases(found, out, cases, format=chosen, on_progress=on_progress)
+        folders = export_cases(
+            found, out, cases, who=expert or getpass.getuser(), format=chosen, on_progress=on_progress
+        )
 
     def human(console: Console) -> None:
         console.print(

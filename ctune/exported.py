@@ -33,8 +33,10 @@ def is_exported(folder: Path) -> bool:
     return (folder / MANIFEST).is_file()
 
 
-def export_case(folder: Path, record: CaseRecord, masks: Mapping[str, Mask], format: Format) -> None:
-    """Write one case; `masks` {class: (X, Y, Z) uint8} in the order that decides overlaps of a label map.
+def export_case(
+    folder: Path, record: CaseRecord, image: Path, masks: Mapping[str, Mask], format: Format
+) -> None:
+    """Write one case, its CT being the file `image`; `masks` {class: (X, Y, Z) uint8} in the order that decides overlaps of a label map.
 
     An earlier export is left as it is, for an expert may have drawn in it. Raises PoolError when there is one.
     """
@@ -46,8 +48,7 @@ def export_case(folder: Path, record: CaseRecord, masks: Mapping[str, Mask], for
     shutil.rmtree(folder, ignore_errors=True)
     for name, mask in masks.items():
         write_mask(folder / _KEPT / f"{name}.nii.gz", mask, record.grid)
-    suffix = "".join(record.image.suffixes[-2:]) if record.image.name.endswith(".gz") else record.image.suffix
-    shutil.copyfile(record.image, folder / f"ct{suffix}")
+    shutil.copyfile(image, folder / image.name)
     written = write_segmentation(folder / format.file_name, masks, record.grid, format)
     about = {"case": record.id, "format": str(format), "classes": list(masks), "ct": record.sha256}
     write_json(folder / MANIFEST, {**about, "lost": dict(written.lost), "unjudged": dict(written.unjudged)})

@@ -160,10 +160,10 @@ def test_every_format_holds_the_same_masks(made: Project, tmp_path: Path, form: 
 def test_inputs_of_every_kind(made: Project, tmp_path: Path) -> None:
     hu = np.rint(volume(0)[0]).astype(np.int16)
     write_volume(tmp_path / "in" / "a.nii.gz", hu, GRID)
-    write_nrrd(tmp_path / "in" / "b.nrrd", hu, GRID)
+    write_nrrd(tmp_path / "in" / "b.nrrd", [hu], GRID)
     write_series(tmp_path / "series", hu.astype(int), np.diag([2.0, 2.0, 3.0]), (0.0, 0.0, 0.0))
     shutil.make_archive(str(tmp_path / "in" / "c"), "zip", tmp_path / "series")
-    write_nrrd(tmp_path / "in" / "b.seg.nrrd", hu, GRID)
+    write_nrrd(tmp_path / "in" / "b.seg.nrrd", [hu], GRID)
     found = find_inputs([tmp_path / "in", tmp_path / "series"])
     assert [one.case_id for one in found] == ["a", "b", "c", "series"]
     assert [one.series is not None for one in found] == [False, False, True, True]

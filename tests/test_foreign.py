@@ -45,7 +45,7 @@ def test_folders_of_cases_as_slicer_and_itk_snap_leave_them(pool: Pool, tmp_path
     root = tmp_path / "set"
     for case, form in (("a", "seg.nrrd"), ("b", "itk-snap")):
         (root / case).mkdir(parents=True)
-        write_nrrd(root / case / "ct.nrrd", ct(ord(case)), GRID)
+        write_nrrd(root / case / "ct.nrrd", [ct(ord(case))], GRID)
         name = "Segmentation.seg.nrrd" if form == "seg.nrrd" else "labels.nii.gz"
         write_segmentation(root / case / name, TWO, GRID, form)
     assert detect(root) == "totalsegmentator"
@@ -65,7 +65,7 @@ def test_folders_of_cases_as_slicer_and_itk_snap_leave_them(pool: Pool, tmp_path
 
 def test_a_nrrd_of_fractions_is_kept_as_such(pool: Pool, tmp_path: Path) -> None:
     volume = (ct() / 3).astype(np.float32)
-    write_nrrd(tmp_path / "a.nrrd", volume, GRID)
+    write_nrrd(tmp_path / "a.nrrd", [volume], GRID)
     import_cases(pool, find_cases(tmp_path / "a.nrrd"))
     assert np.array_equal(pool.load("a").volume, volume)
 
@@ -115,8 +115,8 @@ def test_one_bad_series_does_not_stop_the_rest(pool: Pool, tmp_path: Path) -> No
 
 
 def test_a_label_map_without_names(tmp_path: Path) -> None:
-    write_nrrd(tmp_path / "a.nrrd", ct(), GRID)
-    write_nrrd(tmp_path / "b.nrrd", box(0), GRID)
+    write_nrrd(tmp_path / "a.nrrd", [ct()], GRID)
+    write_nrrd(tmp_path / "b.nrrd", [box(0)], GRID)
     with pytest.raises(
         UsageError, match=r"expected names for the numbers in .*b\.nrrd, got none; give --labels"
     ):

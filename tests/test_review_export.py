@@ -16,6 +16,7 @@ from cli.main import app
 from ctune.data.exchange import read_segmentation, write_segmentation
 from ctune.data.itksnap import read_descriptions
 from ctune.project import Project
+from ctune.review.audit import AuditLog
 from ctune.types import UNLABELLED, Source
 
 runner = CliRunner()
@@ -40,8 +41,13 @@ def drawn(path: Path, number: int, where: tuple[slice, ...]) -> None:
 
 def test_itk_snap_there_and_back(made: Project, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    answer = run(made, "review", "export", "-o", out)
+    answer = run(made, "review", "export", "-o", out, "--expert", "dr. a")
     assert answer.exit_code == 0, answer.output
+    log = AuditLog(made.root / "review" / "audit.jsonl")
+    assert [(line["who"], line["what"], line["case"]) for line in log.lines()] == [
+        ("dr. a", "exported", "case_1"), ("dr. a", "exported", "case_2"),
+    ]  # fmt: skip
+    assert log.verify() == []
     assert answer.stdout.splitlines()[0].startswith(
         f"2 cases in {out}; give them back with `ctune revise {out}"
     )

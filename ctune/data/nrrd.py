@@ -9,7 +9,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ TO_RAS: Mapping[str, tuple[float, float, float]] = {
 """Signs that bring a NRRD space to RAS+."""
 
 _BLOCK = 2**20
+_PLANES = 16
 _MOST = 32 * 2**30
 _BROKEN = (EOFError, OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration, zlib.error)
 _TYPES = {"uint8": "unsigned char", "int16": "short", "uint16": "unsigned short", "float32": "float"}
@@ -124,39 +125,42 @@ def grid_of(header: Mapping[str, Any], shape: tuple[int, ...], path: Path, what:
 
 
 def write_nrrd(
-    path: Path, array: npt.NDArray[Any], grid: Grid, fields: Mapping[str, str] | None = None
+    path: Path, layers: Sequence[npt.NDArray[Any]], grid: Grid, fields: Mapping[str, str] | None = None
 ) -> None:
-    """Write (X, Y, Z), or (layers, X, Y, Z), on `grid` with `fields` as key/value pairs; same input, same bytes.
+    """Write arrays (X, Y, Z) of one dtype on `grid`, several as layers of a list axis; `fields` are key/value pairs.
 
     Numbers are written so that they are read back exactly: pynrrd's own writer keeps 17 decimals, which rounds small
-    ones, and the time of day.
+    ones, and the time of day. The same input gives the same bytes. Memory: a few planes beside the layers.
     """
-    if array.shape[-3:] != grid.shape:
-        raise GeometryError(
-            f"expected an array of the grid's shape {grid.shape}, got {array.shape} for {path}"
-        )
+    for layer in layers:
+        if layer.shape != grid.shape:
+            raise GeometryError(
+                f"expected an array of the grid's shape {grid.shape}, got {layer.shape} for {path}"
+            )
     affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ grid.affine
-    lists = array.ndim - 3
+    lists, dtype = [len(layers)] if len(layers) > 1 else [], layers[0].dtype
     lines = [
         "NRRD0004",
         "# Complete NRRD file format specification at:",
         "# http://teem.sourceforge.net/nrrd/format.html",
-        f"type: {_TYPES[array.dtype.name]}",
-        f"dimension: {array.ndim}",
+        f"type: {_TYPES[dtype.name]}",
+        f"dimension: {3 + len(lists)}",
         "space: left-posterior-superior",
-        "sizes: " + " ".join(map(str, array.shape)),
-        "space directions: " + " ".join(["none"] * lists + [_vector(affine[:3, i]) for i in range(3)]),
-        "kinds: " + " ".join(["list"] * lists + ["domain"] * 3),
-        *(["endian: little"] if array.dtype.itemsize > 1 else []),
+        "sizes: " + " ".join(map(str, [*lists, *grid.shape])),
+        "space directions: " + " ".join(["none"] * len(lists) + [_vector(affine[:3, i]) for i in range(3)]),
+        "kinds: " + " ".join(["list"] * len(lists) + ["domain"] * 3),
+        *(["endian: little"] if dtype.itemsize > 1 else []),
         "encoding: gzip",
         "space origin: " + _vector(affine[:3, 3]),
         *(f"{key}:={value}" for key, value in (fields or {}).items()),
     ]
-    stored = array.astype(array.dtype.newbyteorder("<"), copy=False)
     with write_atomically(path) as temporary, temporary.open("wb") as file:
         file.write(("\n".join(lines) + "\n\n").encode("ascii"))
         with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0, compresslevel=3) as packed:
-            packed.write(stored.tobytes(order="F"))
+            for z in range(0, grid.shape[2], _PLANES):
+                # The list axis is the fastest: a voxel's layers lie side by side.
+                planes = np.stack([layer[:, :, z : z + _PLANES] for layer in layers])
+                packed.write(planes.astype(dtype.newbyteorder("<"), copy=False).tobytes(order="F"))
 
 
 def _vector(values: npt.NDArray[np.float64]) -> str:

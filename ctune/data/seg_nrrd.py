@@ -66,8 +66,7 @@ def write_seg_nrrd(path: Path, masks: Mapping[str, Mask], grid: Grid) -> None:
         "Segmentation_SourceRepresentation": "Binary labelmap",
         "Segmentation_ReferenceImageExtentOffset": "0 0 0",
     }
-    array = np.stack(layers) if len(layers) > 1 else layers[0] if layers else np.zeros(grid.shape, dtype)
-    write_nrrd(path, array, grid, fields)
+    write_nrrd(path, layers or [np.zeros(grid.shape, dtype)], grid, fields)
 
 
 def read_seg_nrrd(path: Path, what: str) -> tuple[Grid, Iterator[tuple[str, Mask]]] | None:

@@ -12,6 +12,7 @@ from ctune.errors import RoundError
 from ctune.exported import export_case
 from ctune.hybrid import merge
 from ctune.project import Project
+from ctune.review.audit import AuditLog
 from ctune.round import folder_of, rounds
 from ctune.round.predicted import PredictedMasks
 from ctune.select import read_csv
@@ -34,19 +35,23 @@ def export_cases(
     out: Path,
     case_ids: Sequence[str] | None = None,
     *,
+    who: str,
     format: Format = Format.ITK_SNAP,
     on_progress: OnProgress = silent,
 ) -> list[Path]:
     """Write CT, labels and their names of each case (the queue's by default) to ``out/<case>``; returns these folders.
 
     Labels are what stands for each class of the project: its annotations merged, else the newest round's prediction,
-    else nothing, to be drawn. Raises PoolError for an unknown case or one that was exported there before.
+    else nothing, to be drawn. Who took a case stands in the audit log. Raises PoolError for an unknown case or one that was exported there before.
     """
     chosen = list(case_ids) if case_ids else queue(project)
+    log = AuditLog(project.root / "review" / "audit.jsonl")
     # All ids are looked at before the first file is written.
     records = [project.pool.case(case_id) for case_id in chosen]
     for number, record in enumerate(records):
-        export_case(out / record.id, record, standing(project, record.id), format)
+        image = project.pool.image(record.id)
+        export_case(out / record.id, record, image, standing(project, record.id), format)
+        log.append(who, "exported", record.id, format=str(format))
         on_progress(Progress("export", number + 1, len(records), record.id))
     return [out / record.id for record in records]
 
