@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.export_bento import bento
 from cli.options import ProjectDir, names
 from cli.output import AsJson, emit
 from cli.registry_options import Reference, RegistryDir, open_registry
@@ -20,6 +21,9 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 @app.callback()
 def export() -> None:
     """Write a model for places where ctune is not: ONNX."""
+
+
+app.command()(bento)
 
 
 @app.command()

@@ -125,10 +125,12 @@ def _ready(
 ) -> tuple[Starlette, dict[str, Any]]:
     from ctune.optimise import resolve_device
     from ctune.serve.app import build_app
+    from ctune.serve.registered import RegistrySource, loader_of
     from ctune.serve.service import open_service
-    from ctune.serve.source import RegistrySource
 
-    service = open_service(RegistrySource(registry, reference), settings, resolve_device(device), runtime)
+    source = RegistrySource(registry, reference)
+    loader, chosen = loader_of(source, settings.state / "graphs", resolve_device(device), runtime)
+    service = open_service(source, settings, loader, chosen)
     model = service.model
     about = {"name": reference, "model": f"sha256:{model.about.digest}", "classes": list(model.classes)}
     return build_app(service), {**about, "runtime": service.settings.runtime}
@@ -145,16 +147,11 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _run(app: Starlette, listening: socket.socket, tokens: Tokens) -> None:
-    import logging
-    import sys
-
     import uvicorn
 
-    told = logging.StreamHandler(sys.stderr)
-    told.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    log = logging.getLogger("ctune.serve")
-    log.addHandler(told)
-    log.setLevel(logging.INFO)
+    from ctune.serve.faults import log_to_stderr
+
+    log_to_stderr()
     note(
         f"{'tokens are asked for' if tokens else 'no tokens: everybody who reaches it may ask'}; end with Ctrl-C"
     )

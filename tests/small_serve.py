@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import socket
+import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import httpx
 import numpy as np
 import small_network as small
 
@@ -16,7 +20,7 @@ from ctune.serve.tokens import hashed
 from ctune.types import Grid
 from registry import Registry
 
-__all__ = ["GRID", "ct", "ct_gz", "fill", "hashed", "next_round", "small"]
+__all__ = ["GRID", "ct", "ct_gz", "fill", "free_port", "hashed", "next_round", "small", "wait_for"]
 
 GRID = Grid((20, 18, 14), np.diag([-2.0, 2.0, 3.0, 1.0]))
 
@@ -53,3 +57,23 @@ def ct(seed: int = 0, grid: Grid = GRID, dtype: type = np.int16) -> bytes:
 def ct_gz(seed: int = 0) -> bytes:
     """The same as .nii.gz."""
     return gzip.compress(ct(seed), 1)
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def wait_for(url: str, path: str, process: subprocess.Popen[bytes], log: Path, seconds: float = 90) -> str:
+    """`url`, once it answers at `path`."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        assert process.poll() is None, log.read_text()
+        try:
+            if httpx.get(url + path, timeout=5).status_code == 200:
+                return url
+        except httpx.TransportError:
+            time.sleep(0.05)
+    raise AssertionError(f"no answer at {url}{path}: {log.read_text()}")

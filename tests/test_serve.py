@@ -21,8 +21,8 @@ from ctune.predict import masks_of, predict_case
 from ctune.serve.app import build_app
 from ctune.serve.model import load
 from ctune.serve.parts import TorchLoader
+from ctune.serve.registered import RegistrySource
 from ctune.serve.service import Service, Settings
-from ctune.serve.source import RegistrySource
 from registry import Registry
 
 

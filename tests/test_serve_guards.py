@@ -27,8 +27,8 @@ from ctune.serve.faults import Refused
 from ctune.serve.intake import Limits, check_reach
 from ctune.serve.model import ServedModel, load
 from ctune.serve.parts import Part, TorchLoader
+from ctune.serve.registered import RegistrySource
 from ctune.serve.service import Service, Settings
-from ctune.serve.source import RegistrySource
 from ctune.serve.tokens import Tokens, add_token, read_tokens
 from ctune.types import Case, Grid
 

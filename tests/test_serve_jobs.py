@@ -21,8 +21,8 @@ from ctune.serve.faults import Refused
 from ctune.serve.jobs import ATTEMPTS, Jobs, State
 from ctune.serve.model import ServedModel, load
 from ctune.serve.parts import Part, TorchLoader
+from ctune.serve.registered import RegistrySource
 from ctune.serve.service import Service, Settings
-from ctune.serve.source import RegistrySource
 from ctune.serve.tokens import Tokens
 
 ADA = {"authorization": "Bearer a"}

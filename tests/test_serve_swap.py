@@ -22,8 +22,8 @@ from ctune.serve.app import build_app
 from ctune.serve.graphs import OnnxLoader
 from ctune.serve.model import ServedModel, ServedRuntime, load
 from ctune.serve.parts import Loader, TorchLoader
+from ctune.serve.registered import RegistrySource
 from ctune.serve.service import Service, Settings, open_service
-from ctune.serve.source import RegistrySource
 from registry import Registry
 
 CPU = torch.device("cpu")
@@ -43,7 +43,8 @@ def registry(tmp_path: Path) -> Registry:
 def service(registry: Registry, tmp_path: Path, runtime: str) -> Iterator[Service]:
     source = RegistrySource(registry, "small@production")
     # The watcher is asked to look, it never does so by itself.
-    service = open_service(source, Settings(tmp_path / "state", poll_seconds=1000), CPU, runtime)
+    loader = loader_of(runtime, source, tmp_path / "graphs")
+    service = open_service(source, Settings(tmp_path / "state", poll_seconds=1000), loader, runtime)
     yield service
     service.close()
 

@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from ctune.serve.faults import Stopped, TimedOut
-from ctune.serve.guard import Guard, phrase, refusal
+from ctune.serve.guard import Guard, Holder, phrase, refusal
 from ctune.serve.jobs import JobRow
 from ctune.serve.metrics import CONTENT_TYPE
 from ctune.serve.segment import asked_of
@@ -31,8 +31,12 @@ _BLOCK = 2**18
 class Handlers:
     """One method a route."""
 
-    def __init__(self, service: Service) -> None:
-        self.service = service
+    def __init__(self, holder: Holder) -> None:
+        self._holder = holder
+
+    @property
+    def service(self) -> Service:
+        return self._holder.get()
 
     async def segment(self, request: Request) -> Response:
         """A CT in, a file out, on the CT's own grid."""
@@ -86,7 +90,7 @@ class Handlers:
 
     async def readyz(self, request: Request) -> Response:
         """Whether it would work on a request."""
-        ready = self.service.ready
+        ready = self._holder.service is not None and self._holder.service.ready
         return JSONResponse({"ready": ready}, 200 if ready else 503)
 
     async def metrics(self, request: Request) -> Response:
@@ -94,9 +98,10 @@ class Handlers:
         return Response(self.service.metrics.text(), media_type=CONTENT_TYPE)
 
 
-def build_app(service: Service) -> Starlette:
-    """The application. It starts `service` when it starts, and closes it when it ends."""
-    handlers = Handlers(service)
+def build_app(make: Service | Callable[[], Service]) -> Starlette:
+    """The application. When it starts it makes the service, unless it is given one, and starts it; it closes it at the end."""
+    holder = Holder()
+    handlers = Handlers(holder)
     routes = [
         Route("/segment", handlers.segment, methods=["POST"]),
         Route("/jobs", handlers.add_job, methods=["POST"]),
@@ -110,7 +115,9 @@ def build_app(service: Service) -> Starlette:
 
     @asynccontextmanager
     async def life(_: Starlette) -> AsyncIterator[None]:
+        service = make if isinstance(make, Service) else await run_in_threadpool(make)
         service.start()
+        holder.service = service
         try:
             yield
         finally:
@@ -119,7 +126,7 @@ def build_app(service: Service) -> Starlette:
     faults: Mapping[Any, Callable[..., Any]] = {HTTPException: _not_there}
     return Starlette(
         routes=routes,
-        middleware=[Middleware(Guard, service=service)],
+        middleware=[Middleware(Guard, holder=holder)],
         exception_handlers=faults,
         lifespan=life,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import sys
 import traceback
 
 from ctune.errors import CtuneError, DataError, UsageError
@@ -63,3 +64,13 @@ def where(error: Exception) -> str:
     """For the log: what kind of error and where, not its message, which may hold something of a patient."""
     frames = traceback.extract_tb(error.__traceback__)
     return f"{type(error).__name__} at " + " < ".join(f"{f.name}:{f.lineno}" for f in reversed(frames[-4:]))
+
+
+def log_to_stderr() -> None:
+    """One line a request on stderr, once, however often it is called."""
+    if not log.handlers:
+        told = logging.StreamHandler(sys.stderr)
+        told.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        log.addHandler(told)
+        log.setLevel(logging.INFO)
+        log.propagate = False

@@ -23,13 +23,15 @@ from torch import Tensor, nn
 from ctune import __version__
 from ctune.data.files import write_atomically
 from ctune.errors import UsageError
-from ctune.export.onnx import OPSET, PARITY_BOUND
 from ctune.model.base import Features
 from ctune.serve.faults import Wrong
 from ctune.serve.parts import Part, Weights, Window, checked
 
 Arrays = dict[str, npt.NDArray[np.float32]]
 _KEY = "ctune-part"
+_OPSET = 18
+PARITY_BOUND = 1e-3
+"""As ``export.onnx`` has it: largest difference, as a part of the largest value of torch (of 1 where that is smaller)."""
 
 
 class OnnxLoader:
@@ -151,7 +153,7 @@ def _trace(
         # The tracing exporter warns of checks on shapes, which are fixed here.
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            module.eval(), given, str(path), dynamo=False, opset_version=OPSET, input_names=inputs,
+            module.eval(), given, str(path), dynamo=False, opset_version=_OPSET, input_names=inputs,
             output_names=outputs, dynamic_axes={name: {0: "batch"} for name in (*inputs, *outputs)} if free else None,
         )  # fmt: skip
 

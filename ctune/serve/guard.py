@@ -33,11 +33,23 @@ _HEADERS = (
 )
 
 
-class Guard:
-    """The outermost layer of the application. `service` gives what is asked for now."""
+class Holder:
+    """The service, once there is one."""
 
-    def __init__(self, app: ASGIApp, service: Service) -> None:
-        self.app, self.service = app, service
+    service: Service | None = None
+
+    def get(self) -> Service:
+        """Raises Refused (503) while there is none."""
+        if self.service is None:
+            raise Refused(503, "the service is about to start; ask again in a moment", Retry_After="2")
+        return self.service
+
+
+class Guard:
+    """The outermost layer of the application."""
+
+    def __init__(self, app: ASGIApp, holder: Holder) -> None:
+        self.app, self.holder = app, holder
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -52,15 +64,18 @@ class Guard:
             await self._fail(error, seen, scope, receive)
         finally:
             seconds = time.perf_counter() - seen.begun
-            self.service.metrics.requests.labels(seen.route, str(seen.status)).inc()
-            self.service.metrics.seconds.labels(seen.route).observe(seconds)
+            if service := self.holder.service:
+                service.metrics.requests.labels(seen.route, str(seen.status)).inc()
+                service.metrics.seconds.labels(seen.route).observe(seconds)
             level = logging.DEBUG if seen.route in OPEN else logging.INFO
             log.log(level, "request=%s %s %s status=%d seconds=%.3f bytes=%d",
                     seen.id, seen.method, seen.route, seen.status, seconds, seen.sent)  # fmt: skip
 
     def _admit(self, scope: Scope) -> None:
         path, headers = scope["path"], dict(scope["headers"])
-        settings = self.service.settings
+        if path in ("/livez", "/readyz"):
+            return
+        settings = self.holder.get().settings
         if settings.hosts:
             host = headers.get(b"host", b"").decode("latin-1").rpartition(":")
             if (host[0] or host[2]) not in settings.hosts:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from uuid import uuid4
 
-import torch
 from filelock import FileLock, Timeout
 
 from ctune import __version__
@@ -21,7 +20,7 @@ from ctune.serve.intake import Limits
 from ctune.serve.jobs import JobRow, Jobs, State
 from ctune.serve.metrics import Metrics
 from ctune.serve.model import ServedModel, load
-from ctune.serve.parts import Loader, TorchLoader
+from ctune.serve.parts import Loader
 from ctune.serve.segment import Answer, Asked, asked_of, segment
 from ctune.serve.source import Source
 from ctune.serve.swap import Watcher
@@ -213,24 +212,9 @@ class Service:
         }
 
 
-def open_service(source: Source, settings: Settings, device: torch.device, runtime: str) -> Service:
-    """A service of the model that `source` means, not started. runtime: torch, onnx, or auto: onnx on a CPU.
-
-    Raises UsageError for onnx on a GPU, and whatever loading raises.
-    """
-    digest = source.resolve()
-    if runtime == "auto":
-        runtime = "onnx" if device.type == "cpu" else "torch"
-    loader: Loader = TorchLoader(source, device)
-    if runtime == "onnx":
-        if device.type != "cpu":
-            raise UsageError(
-                f"expected the device cpu for the runtime onnx, got {device}; choose --runtime torch"
-            )
-        from ctune.serve.graphs import OnnxLoader
-
-        loader = OnnxLoader(settings.state / "graphs", source)
-    model = load(source, loader, digest)
+def open_service(source: Source, settings: Settings, loader: Loader, runtime: str) -> Service:
+    """A service of the model that `source` means, not started. Raises whatever loading raises."""
+    model = load(source, loader, source.resolve())
     return Service(model, replace(settings, runtime=runtime), source, loader)
 
 
