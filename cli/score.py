@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.executors import Address, Cores, ExecutorName, Workers, executor_of
 from cli.options import ProjectDir, names
 from cli.output import AsJson, emit, progress
 
@@ -31,15 +32,21 @@ def score(
     per_class: Annotated[
         bool, typer.Option("--per-class", help="Also write an attention map for each class.")
     ] = False,
+    executor: ExecutorName = "local",
+    address: Address = "auto",
+    workers: Workers = None,
+    cores: Cores = None,
     project: ProjectDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Score where predictions are likely wrong, per case and class, with the minutes to revise; run again, it does what is
     missing."""
-    from ctune.cohort import score_cases
     from ctune.data.files import read_json
     from ctune.errors import UsageError
+    from ctune.executors.local import Local
     from ctune.importance import write_importances, write_weights
+    from ctune.importance.pool import scoring
+    from ctune.pool_work import Score, score_on
     from ctune.project import find_project
     from ctune.round.calibration import learned_weights
 
@@ -58,11 +65,14 @@ def score(
         )
     wanted = names(classes) or read_json(folders[0] / ids[0] / "prediction.json")["classes"]
     weights = learned_weights(found)
+    how = scoring(
+        [folder.resolve() for folder in folders], ids, (out / "attention").resolve(), classes=wanted, config=found.config,
+        weights=weights, per_class=per_class,
+    )  # fmt: skip
     with progress("score", as_json) as on_progress:
-        scored = score_cases(
-            found, folders, ids, out / "attention", classes=wanted, weights=weights, per_class=per_class,
-            on_progress=on_progress,
-        )  # fmt: skip
+        scored = score_on(
+            executor_of(executor, address, workers, cores) or Local(), Score(how, found), ids, on_progress
+        )
     write_importances(out / "scores.json", scored)
     write_weights(out / "weights.json", weights)
     ranked = sorted(scored, key=lambda s: (-s.score, s.case_id))

@@ -17,8 +17,6 @@ from ctune.data.prepared import PreparedCase, prepare
 from ctune.errors import DataError, PoolError, UsageError
 from ctune.evaluate import CaseScore, score_mask, write_scores
 from ctune.hybrid import merge
-from ctune.importance import CaseImportance, Weights
-from ctune.importance.pool import score_pool
 from ctune.inference.engine import Axis, Job, predict_jobs
 from ctune.inference.inputs import Input
 from ctune.inference.output import Wanted
@@ -87,28 +85,6 @@ def predict_inputs(
     )
     names = {case_id for case_id, _ in refused}
     return [job.case_id for job in jobs if job.case_id not in names], refused
-
-
-def score_cases(
-    project: Project,
-    predictions: Path | Sequence[Path],
-    case_ids: Sequence[str],
-    attention: Path,
-    *,
-    classes: Sequence[str],
-    weights: Weights | None = None,
-    per_class: bool = False,
-    on_progress: OnProgress = silent,
-) -> list[CaseImportance]:
-    """Importance of each predicted case over `classes`, as one model predicted them or several did (a folder each).
-
-    Attention maps go to ``attention/<case>.nii.gz`` (``importance.pool.score_pool``).
-    """
-    folders = [predictions] if isinstance(predictions, Path) else list(predictions)
-    return score_pool(
-        folders, case_ids, attention, grid_of=project.pool.grid, classes=classes, config=project.config, weights=weights,
-        per_class=per_class, on_progress=on_progress,
-    )  # fmt: skip
 
 
 def hybrid_of(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,8 +20,10 @@ from ctune.compositions import load_model
 from ctune.config import Config, Inference, Preprocessing
 from ctune.errors import DataError
 from ctune.evaluate import CaseScore, write_scores
-from ctune.executors.work import Done, Executor, run_all
+from ctune.executors.work import Done, Executor, Work, run_all
 from ctune.export.onnx import OnnxNetwork
+from ctune.importance.pool import Scoring
+from ctune.importance.values import CaseImportance
 from ctune.inference.engine import Axis, Job, predict_jobs
 from ctune.inference.inputs import Input
 from ctune.inference.output import Wanted
@@ -130,6 +133,19 @@ class Evaluate:
         return partial(evaluate_case, self.project, self.open_network())
 
 
+@dataclass(frozen=True)
+class Score:
+    """Score predicted cases of the pool, by id; the function gives what is known of a case but its maps."""
+
+    how: Scoring
+    project: Project
+    overlap: int = 1
+
+    def open(self) -> Callable[[str], CaseImportance]:
+        """See ``executors.work.Work``."""
+        return lambda case_id: self.how.case(case_id, self.project.pool.grid(case_id))
+
+
 def predict_on(
     executor: Executor, work: Predict, inputs: Sequence[Input], on_progress: OnProgress = silent
 ) -> tuple[list[str], list[tuple[str, str]]]:
@@ -148,17 +164,36 @@ def evaluate_on(
 
     Raises DataError when a case could not be scored: means over fewer cases than there are would flatter.
     """
-    cases, found = cases_of(work.project, split), dict[str, list[CaseScore]]()
-
-    def keep(done: Done[str]) -> None:
-        if done.error is None:
-            found[done.item] = done.value
-
-    refused = run_all(
-        executor, work, cases, total=len(cases), stage="evaluate", name=str, on_done=keep, on_progress=on_progress
-    )  # fmt: skip
-    if refused:
-        raise DataError("; ".join(f"{case_id}: {why}" for case_id, why in refused))
+    cases = cases_of(work.project, split)
+    found = _all(executor, work, cases, "evaluate", on_progress)
     scores = [score for case_id in cases for score in found[case_id]]
     write_scores(folder, scores)
     return scores
+
+
+def score_on(
+    executor: Executor, work: Score, case_ids: Sequence[str], on_progress: OnProgress = silent
+) -> list[CaseImportance]:
+    """Importance of predicted cases by the workers of `executor`, in the order of `case_ids`.
+
+    Raises DataError when a case could not be scored: an expert would never see it.
+    """
+    found = _all(executor, work, case_ids, "score", on_progress)
+    return [found[case_id] for case_id in case_ids]
+
+
+def _all(
+    executor: Executor, work: Work, case_ids: Sequence[str], stage: str, on_progress: OnProgress
+) -> dict[str, Any]:
+    """{case: answer}, of every case."""
+    found = dict[str, Any]()
+
+    def keep(done: Done[str]) -> None:
+        found[done.item] = done.value
+
+    refused = run_all(
+        executor, work, case_ids, total=len(case_ids), stage=stage, name=str, on_done=keep, on_progress=on_progress
+    )  # fmt: skip
+    if refused:
+        raise DataError("; ".join(f"{case_id}: {why}" for case_id, why in refused))
+    return found

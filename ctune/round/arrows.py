@@ -8,32 +8,35 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from ctune.cohort import evaluate_cases, pool_inputs, predict_cases, score_cases
+from ctune.cohort import evaluate_cases, pool_inputs, predict_cases
 from ctune.compositions import Model, load_model, record_evaluation
 from ctune.continual import tune_model
 from ctune.data.files import read_json
 from ctune.errors import DataError
 from ctune.evaluate import CaseScore, read_scores, summarise
+from ctune.executors.local import Local
 from ctune.executors.work import Executor
 from ctune.expert import revise_selected
 from ctune.foundation import register_tuning
 from ctune.hybrid import save_hybrid
-from ctune.importance import read_importances, write_importances, write_weights, write_weights
+from ctune.importance import read_importances, write_importances, write_weights
+from ctune.importance.pool import scoring
 from ctune.inference.output import Wanted
 from ctune.optimise import resolve_device
 from ctune.outcome import compose, read_record, validation_of
 from ctune.pool_work import (
     Evaluate,
     Predict,
+    Score,
     evaluate_on,
     open_network,
     open_torch,
     open_tuned,
     predict_on,
+    score_on,
 )
 from ctune.predict import read_masks
 from ctune.project import Project
-from ctune.round.calibration import learned_weights
 from ctune.round.calibration import learned_weights
 from ctune.round.predicted import PredictedMasks
 from ctune.round.state import RoundState, folder_of
@@ -124,19 +127,14 @@ class Desk:
         known = self.model.network.classes
         classes = [c for c in self.state.classes if c in known] or list(known)
         weights = learned_weights(self.project)
-        weights = learned_weights(self.project)
-        importances = score_cases(
-            self.project,
-            self.folder / "predictions",
-            self.candidates,
-            self.folder / "attention",
-            classes=classes,
-            weights=weights,
-            weights=weights,
-            on_progress=self.on_progress,
+        how = scoring(
+            [self.folder / "predictions"], self.candidates, self.folder / "attention", classes=classes,
+            config=self.project.config, weights=weights,
+        )  # fmt: skip
+        importances = score_on(
+            self.executor or Local(), Score(how, self.project), self.candidates, self.on_progress
         )
         write_importances(self.folder / "scores.json", importances)
-        write_weights(self.folder / "weights.json", weights)
         write_weights(self.folder / "weights.json", weights)
         return {"cases": len(importances), "classes": classes}
 
