@@ -68,6 +68,18 @@ BENCHES = (
         _TUNING,
     ),
     Bench(
+        "forgetting",
+        "ctune.bench.forgetting:run",
+        "Five rounds that add one class each: what is lost of the others, by continual tuning and by rivals.",
+        plots="ctune.bench.forgetting_plots:plots",
+        headlines=(
+            ("bwt", "backward transfer of continual tuning over five rounds"),
+            ("max_case_drop", "largest fall of one class in one case since it was learnt"),
+            ("acc", "mean Dice of nine classes after five rounds, continual tuning"),
+            ("acc_by_way.LwF", "the same by learning without forgetting"),
+        ),
+    ),
+    Bench(
         "registry",
         "ctune.bench.registry:run",
         "How fast ten thousand versions are found, listed, shown and registered, beside plain writes and MLflow.",

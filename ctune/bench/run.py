@@ -20,6 +20,8 @@ from ctune.types import OnProgress, Progress, silent
 RESULTS = Path("benchmarks/results")
 _SAVE_S = 5
 """Seconds between two notes of how long an attempt has taken, for when it is killed."""
+_NOTES = ("attempts.json", "curve.json")
+"""Files that are written again and again and are no place to begin from."""
 
 
 def run_bench(
@@ -35,7 +37,7 @@ def run_bench(
     """Measure, and write the result into `out`; returns both. Gates are in the result, the caller asks them.
 
     seeds: one for smoke and three otherwise when None. work: a folder for finished parts, below `out` by default; it is
-    emptied after the last one. minutes: stop at the first step after so long; raises BenchPausedError, and the same call
+    emptied after the last one. minutes: stop at the first step after so long that left something; raises BenchPausedError, and the same call
     goes on. Raises UsageError for a benchmark or preset that is not there.
     """
     bench = find_bench(what)
@@ -90,7 +92,7 @@ class _Watch:
     def __init__(self, path: Path, minutes: float, on_progress: OnProgress) -> None:
         self._path, self._minutes, self._tell = path, minutes, on_progress
         self._begun, self._started, self._commit = time.perf_counter(), _now(), commit()
-        self._saved = -math.inf
+        self._saved, self._since = -math.inf, time.time()
         self._earlier = [Attempt(**a) for a in read_json(path)] if path.exists() else []
 
     def __call__(self, step: Progress) -> None:
@@ -98,11 +100,19 @@ class _Watch:
         seconds = time.perf_counter() - self._begun
         if seconds - self._saved > _SAVE_S:
             self.save()
-        if seconds > 60 * self._minutes and step.done < step.total:
+        if seconds > 60 * self._minutes and step.done < step.total and self._kept_something():
             raise BenchPausedError(
                 f"stopped after {seconds / 60:.1f} minutes in {step.stage} at {step.done} of {step.total}; the same "
                 "command goes on"
             )
+
+    def _kept_something(self) -> bool:
+        """Whether this attempt left what the next begins with: else the same command would stop there for ever."""
+        for path in self._path.parent.rglob("*"):
+            notes = path.name in _NOTES or path.suffix == ".tmp" or "cache" in path.parts
+            if not notes and path.is_file() and path.stat().st_mtime > self._since:
+                return True
+        return False
 
     @property
     def attempts(self) -> list[Attempt]:

@@ -1,0 +1,29 @@
+"""Rehearsal (Rebuffi et al., CVPR 2017, section 3, exemplars; Chaudhry et al. 2019, "tiny episodic memories"): a few cases of
+every earlier task train again, with the labels that they had.
+
+It needs what the others do not: old images and labels that are still there and may be used.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ctune.bench.rivals import State, Task
+from ctune.model.network import Network
+
+from .descent import descend
+
+EXEMPLARS = 4
+"""Cases that are kept of each task."""
+
+
+def rehearsal(network: Network, task: Task, state: State) -> State:
+    """See ``ctune.bench.rivals.Rival``."""
+    kept = []
+    for number, cases in enumerate(task.earlier):
+        # The same cases in every round: what was not kept is gone.
+        rng = np.random.default_rng([task.seed, number])
+        chosen = rng.choice(len(cases), min(EXEMPLARS, len(cases)), replace=False)
+        kept += [cases[int(i)] for i in sorted(chosen)]
+    descend(network, task, [*task.cases, *kept], (*task.old, task.new))
+    return {}
