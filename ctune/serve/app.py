@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
@@ -13,18 +14,24 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import Route
+from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
 
 from ctune.serve.faults import Stopped, TimedOut
 from ctune.serve.guard import Guard, Holder, phrase, refusal
+from ctune.serve.importance import importance, importance_of
 from ctune.serve.jobs import JobRow
 from ctune.serve.metrics import CONTENT_TYPE
-from ctune.serve.segment import asked_of
-from ctune.serve.service import Made, Service
+from ctune.serve.openapi import document
+from ctune.serve.segment import Asked, asked_of, segment
+from ctune.serve.service import Made, Service, Work
 from ctune.serve.upload import receive
 from ctune.serve.work import Ticket
 
+PAGE = Path(__file__).parent / "page"
+VENDOR = Path(__file__).parents[1] / "review" / "page" / "vendor"
+"""NiiVue, as the review page has it."""
 _BLOCK = 2**18
 
 
@@ -40,13 +47,22 @@ class Handlers:
 
     async def segment(self, request: Request) -> Response:
         """A CT in, a file out, on the CT's own grid."""
-        with self.service.place():
-            settings = self.service.settings
+        return await self._volume(request, asked_of, segment)
+
+    async def importance(self, request: Request) -> Response:
+        """A CT in; out, where the model is likely wrong in it."""
+        return await self._volume(request, importance_of, importance)
+
+    async def _volume(
+        self, request: Request, asked: Callable[[Mapping[str, str]], Asked], work: Work
+    ) -> Response:
+        service, settings = self.service, self.service.settings
+        with service.place():
             upload = await receive(
-                request, self.service.scratch, settings.limits.upload_bytes, settings.upload_seconds
+                request, service.scratch, settings.limits.upload_bytes, settings.upload_seconds
             )
             try:
-                ticket = self.service.submit(upload.file, asked_of(upload.fields))
+                ticket = service.submit(upload.file, asked(upload.fields), work)
             except BaseException:
                 upload.file.close()
                 raise
@@ -97,6 +113,14 @@ class Handlers:
         """For Prometheus."""
         return Response(self.service.metrics.text(), media_type=CONTENT_TYPE)
 
+    async def openapi(self, request: Request) -> Response:
+        """What this API is, for machines."""
+        return JSONResponse(document())
+
+    async def page(self, request: Request) -> Response:
+        """Where one drops a CT and sees the result."""
+        return FileResponse(PAGE / "index.html")
+
 
 def build_app(make: Service | Callable[[], Service]) -> Starlette:
     """The application. When it starts it makes the service, unless it is given one, and starts it; it closes it at the end."""
@@ -104,6 +128,7 @@ def build_app(make: Service | Callable[[], Service]) -> Starlette:
     handlers = Handlers(holder)
     routes = [
         Route("/segment", handlers.segment, methods=["POST"]),
+        Route("/importance", handlers.importance, methods=["POST"]),
         Route("/jobs", handlers.add_job, methods=["POST"]),
         Route("/jobs/{id}", handlers.job, methods=["GET", "DELETE"]),
         Route("/jobs/{id}/result", handlers.result),
@@ -111,6 +136,10 @@ def build_app(make: Service | Callable[[], Service]) -> Starlette:
         Route("/livez", handlers.livez),
         Route("/readyz", handlers.readyz),
         Route("/metrics", handlers.metrics),
+        Route("/openapi.json", handlers.openapi),
+        Route("/", handlers.page),
+        Mount("/page/vendor", StaticFiles(directory=VENDOR)),
+        Mount("/page", StaticFiles(directory=PAGE)),
     ]
 
     @asynccontextmanager

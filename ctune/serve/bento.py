@@ -29,6 +29,7 @@ INCLUDE = (
         )
     ),
     "ctune/data/*.json",
+    "ctune/importance/*.py",
     "ctune/inference/*.py",
     *(
         f"ctune/model/{name}.py"
@@ -37,10 +38,12 @@ INCLUDE = (
     *(
         f"ctune/serve/{name}.py"
         for name in (
-            "__init__", "app", "bento_app", "exported", "faults", "graphs", "guard", "intake", "jobs", "metrics", "model",
-            "parts", "segment", "service", "source", "swap", "tokens", "upload", "work",
+            "__init__", "app", "bento_app", "exported", "faults", "graphs", "guard", "importance", "intake", "jobs", "metrics",
+            "model", "openapi", "parts", "segment", "service", "source", "swap", "tokens", "upload", "work",
         )
     ),
+    "ctune/serve/page/*",
+    "ctune/review/page/vendor/*",
 )  # fmt: skip
 """What a Bento holds of ctune: reading, preparing, predicting, serving. Nothing that trains, tunes or keeps models."""
 

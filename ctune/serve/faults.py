@@ -6,6 +6,7 @@ import logging
 import re
 import sys
 import traceback
+import warnings
 
 from ctune.errors import CtuneError, DataError, UsageError
 
@@ -67,7 +68,14 @@ def where(error: Exception) -> str:
 
 
 def log_to_stderr() -> None:
-    """One line a request on stderr, once, however often it is called."""
+    """One line a request on stderr, once, however often it is called; and nothing of what libraries have to say.
+
+    Readers of DICOM warn with the name of the patient in the text.
+    """
+    warnings.simplefilter("ignore")
+    logging.getLogger().addHandler(logging.NullHandler())
+    for name in ("pydicom", "highdicom", "nibabel.global"):
+        logging.getLogger(name).disabled = True
     if not log.handlers:
         told = logging.StreamHandler(sys.stderr)
         told.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))

@@ -16,7 +16,7 @@ from ctune.data.files import read_json
 from ctune.data.nifti import read_grid, read_mask
 from ctune.errors import CtuneError, DataError, ImageFileError, UsageError
 from ctune.inference.clock import Clock, Stage
-from ctune.inference.engine import Job, predict_jobs
+from ctune.inference.engine import Axis, Job, predict_jobs
 from ctune.inference.output import Wanted
 from ctune.serve.intake import Limits, Taken, check_reach, check_shape, taken
 from ctune.serve.model import ServedModel, ServedRuntime
@@ -25,14 +25,18 @@ from ctune.types import Case, Mask
 
 class Output(StrEnum):
     """multilabel: one label map, 1 + the place of the class. masks: a zip with a mask a class. The others as
-    ``data.exchange`` writes them; dicom-seg only for a DICOM series."""
+    ``data.exchange`` writes them; dicom-seg only for a DICOM series. json and attention are those of
+    ``importance``."""
 
     MULTILABEL = "multilabel"
     MASKS = "masks"
     SEG_NRRD = "seg.nrrd"
     DICOM_SEG = "dicom-seg"
+    JSON = "json"
+    ATTENTION = "attention"
 
 
+_OF_IMPORTANCE = (Output.JSON, Output.ATTENTION)
 MEDIA_TYPES = {
     Output.MULTILABEL: "application/gzip",
     Output.MASKS: "application/zip",
@@ -72,6 +76,55 @@ class WatchedClock(Clock):
             yield
 
 
+@dataclass(frozen=True, eq=False)
+class Predicted:
+    """A finished prediction on disk. folder: as ``inference.output`` leaves it. about: what every answer tells."""
+
+    folder: Path
+    ct: Taken
+    about: dict[str, Any]
+    clock: WatchedClock
+
+
+@contextmanager
+def predicted(
+    model: ServedModel,
+    upload: BinaryIO,
+    classes: Sequence[str],
+    folder: Path,
+    limits: Limits,
+    check: Callable[[], None],
+    *,
+    wanted: Wanted,
+    flips: Sequence[Axis] = (),
+) -> Iterator[Predicted]:
+    """Predict the CT in `upload`, on its own grid; everything is written below `folder`.
+
+    check: called between windows, blocks and stages; it raises to stop the work. Raises DataError for what is no CT, Refused
+    for more than the limits.
+    """
+    clock = WatchedClock(check)
+    with ExitStack() as open_:
+        with clock("read"):
+            ct = open_.enter_context(taken(upload, folder, limits, check))
+        job = Job("upload", partial(_load, ct.load, model, limits), folder / "out")
+        runtime = ServedRuntime(model, classes, check)
+        refused = predict_jobs(
+            runtime,
+            [job],
+            model.about.config,
+            model=model.about.digest,
+            wanted=wanted,
+            flips=flips,
+            clock=clock,
+        )
+        if refused:
+            raise DataError(refused[0][1])
+        found = read_json(job.folder / "prediction.json")
+        about = {"classes": list(classes), "labels": found["labels"], "volumes_ml": found["volumes_ml"]}
+        yield Predicted(job.folder, ct, {**about, **model.digests(classes)}, clock)
+
+
 def segment(
     model: ServedModel,
     upload: BinaryIO,
@@ -80,42 +133,20 @@ def segment(
     limits: Limits,
     check: Callable[[], None],
 ) -> Answer:
-    """Segment the CT in `upload`, on its own grid; everything is written below `folder`.
+    """Segment the CT in `upload`; everything is written below `folder`.
 
-    check: called between windows, blocks and stages; it raises to stop the work. Raises UnknownClassError, DataError for what
-    is no CT, Refused for more than the limits.
+    Raises UnknownClassError, UsageError for dicom-seg of what is no DICOM series, and as ``predicted`` does.
     """
-    classes = model.choose(asked.classes)
-    clock = WatchedClock(check)
-    with ExitStack() as open_:
-        with clock("read"):
-            ct = open_.enter_context(taken(upload, folder, limits, check))
-        if asked.output is Output.DICOM_SEG and ct.series is None:
+    classes, wanted = model.choose(asked.classes), Wanted(labels=asked.output is Output.MULTILABEL)
+    with predicted(model, upload, classes, folder, limits, check, wanted=wanted) as found:
+        if asked.output is Output.DICOM_SEG and found.ct.series is None:
             raise UsageError(
                 "expected a zipped DICOM series for the output dicom-seg, got another CT; choose another output"
             )
-        job = Job("upload", partial(_load, ct.load, model, limits), folder / "out")
-        refused = predict_jobs(
-            ServedRuntime(model, classes, check),
-            [job],
-            model.about.config,
-            model=model.about.digest,
-            wanted=Wanted(labels=asked.output is Output.MULTILABEL),
-            clock=clock,
-        )
-        if refused:
-            raise DataError(refused[0][1])
-        with clock("write"):
-            path = _packed(job.folder, asked.output, classes, ct)
-    found = read_json(job.folder / "prediction.json")
-    about = {
-        "classes": list(classes),
-        "labels": found["labels"],
-        "volumes_ml": found["volumes_ml"],
-        **model.digests(classes),
-        "seconds": {stage: round(s, 4) for stage, s in clock.seconds.items()},
-    }
-    return Answer(path, MEDIA_TYPES[asked.output], about)
+        with found.clock("write"):
+            path = _packed(found.folder, asked.output, classes, found.ct)
+    seconds = {stage: round(s, 4) for stage, s in found.clock.seconds.items()}
+    return Answer(path, MEDIA_TYPES[asked.output], {**found.about, "seconds": seconds})
 
 
 def _load(read: Callable[[], Case], model: ServedModel, limits: Limits) -> Case:
@@ -147,7 +178,16 @@ def _packed(folder: Path, output: Output, classes: Sequence[str], ct: Taken) -> 
         return path
     path = folder / Format(output).file_name
     masks = _Written(folder, classes)
-    write_segmentation(path, masks, masks.grid, Format(output), source=ct.series)
+    try:
+        write_segmentation(path, masks, masks.grid, Format(output), source=ct.series)
+    except (CtuneError, MemoryError):
+        raise
+    except Exception as error:
+        # A DICOM segmentation repeats what the series says of itself: what cannot be repeated is the series' fault.
+        raise ImageFileError(
+            f"expected a CT that can be told of in {output}, got one on which writing fails ({type(error).__name__}); "
+            "choose another output"
+        ) from None
     return path
 
 
@@ -170,8 +210,14 @@ class _Written(Mapping[str, Mask]):
 
 def asked_of(fields: Mapping[str, str]) -> Asked:
     """What the fields of a query or form ask for. Raises UsageError."""
-    output = fields.get("output", Output.MULTILABEL)
-    if output not in tuple(Output):
-        raise UsageError(f"expected an output of {', '.join(Output)}, got {output[:40]!r}")
+    known = [output for output in Output if output not in _OF_IMPORTANCE]
+    return read_asked(fields, Output.MULTILABEL, known)
+
+
+def read_asked(fields: Mapping[str, str], usual: Output, known: Sequence[Output]) -> Asked:
+    """The same where other outputs are known, and `usual` is meant when none is named."""
+    output = fields.get("output", usual)
+    if output not in known:
+        raise UsageError(f"expected an output of {', '.join(known)}, got {output[:40]!r}")
     classes = [name.strip() for name in fields.get("classes", "").split(",")]
     return Asked(tuple(name for name in classes if name), Output(output))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 from uuid import uuid4
 
 from filelock import FileLock, Timeout
@@ -28,6 +28,9 @@ from ctune.serve.tokens import Tokens
 from ctune.serve.work import Ticket, Worker
 
 INTENDED_USE = "Research: masks and volumes for people to check. Not a medical device; no diagnosis or treatment may rest on it alone."
+
+Work: TypeAlias = Callable[[ServedModel, BinaryIO, Asked, Path, Limits, Callable[[], None]], Answer]
+"""``segment``, or what else is done with one volume."""
 
 
 @dataclass(frozen=True)
@@ -120,19 +123,19 @@ class Service:
         finally:
             self._inside -= 1
 
-    def submit(self, upload: BinaryIO, asked: Asked) -> Ticket:
-        """Ask for one volume; the ticket's result is ``Made``. Raises UnknownClassError, Refused."""
-        model = self.model
-        model.choose(asked.classes)
-        return self.worker.submit(
-            lambda ticket: self._segment(model, upload, asked, ticket), self.settings.seconds
-        )
+    def submit(self, upload: BinaryIO, asked: Asked, work: Work = segment) -> Ticket:
+        """Ask for one volume; the ticket's result is ``Made``. Raises UnknownClassError, Refused.
 
-    def _segment(self, model: ServedModel, upload: BinaryIO, asked: Asked, ticket: Ticket) -> Made:
+        The model is the one of the moment when the work begins, so that nobody gets an older one than who came before.
+        """
+        self.model.choose(asked.classes)
+        return self.worker.submit(lambda ticket: self._do(work, upload, asked, ticket), self.settings.seconds)
+
+    def _do(self, work: Work, upload: BinaryIO, asked: Asked, ticket: Ticket) -> Made:
         folder = self.scratch / uuid4().hex
         folder.mkdir()
         try:
-            answer = segment(model, upload, asked, folder, self.settings.limits, ticket.check)
+            answer = work(self.model, upload, asked, folder, self.settings.limits, ticket.check)
             self.metrics.predicted(answer.about)
             return opened(answer)
         finally:
@@ -180,7 +183,7 @@ class Service:
     def _work_on(self, job: JobRow, ticket: Ticket) -> None:
         try:
             upload = (self.jobs.folder(job.id) / "upload").open("rb")
-            made = self._segment(self.model, upload, asked_of(job.fields), ticket)
+            made = self._do(segment, upload, asked_of(job.fields), ticket)
             with made.file:
                 self.jobs.done(job.id, made.file, made.media_type, made.about)
         except Exception as error:

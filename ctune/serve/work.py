@@ -77,7 +77,7 @@ class Worker:
         with self._news:
             if self._closing:
                 raise Refused(503, "the service is about to end; ask again in a moment", Retry_After="5")
-            if len(self._line) >= self.most:
+            if len(self._line) + (self._busy is not None) > self.most:
                 raise self.full()
             self._line.append(ticket)
             self._news.notify()
