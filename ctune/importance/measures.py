@@ -84,12 +84,12 @@ def doubt(inside_ml: float, volume_ml: float, soft_ml: float) -> float:
 
 
 def share(part_ml: float, volume_ml: float, soft_ml: float) -> float:
-    """`part_ml` of the class, 2 `part_ml` / (|mask| + sum of p + s), at most 1; s = 1 mL.
+    """2 `part_ml` / (2 `part_ml` + |mask| + sum of p + s), in [0, 1), s = 1 mL: a part of the class against all of it.
 
-    >>> share(5.0, 10.0, 9.0)
-    0.5
+    >>> share(5.0, 10.0, 9.0), share(1000.0, 10.0, 9.0) < 1
+    (0.3333333333333333, True)
     """
-    return min(1.0, 2 * part_ml / (volume_ml + soft_ml + SOFTENING_ML))
+    return 2 * part_ml / (2 * part_ml + volume_ml + soft_ml + SOFTENING_ML)
 
 
 def fragments(mask: npt.NDArray[np.bool_]) -> tuple[int, int]:

@@ -45,7 +45,7 @@ def score_classes(
         out.append(
             (
                 _importance(one, masks[k], crowded, strayed, grid, pool),
-                attention(one, crowded | strayed, grid.voxel_ml),
+                attention(one, masks[k], crowded | strayed, grid),
             )
         )
     return out

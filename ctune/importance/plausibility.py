@@ -89,11 +89,11 @@ def wrong_side(
     """Voxels of `mask` beyond the middle of the body, (x, y, z) bool like the mask.
 
     start: the grid's index of the mask's first voxel. middle_x: world millimetres of the middle; the patient's right lies
-    at smaller x (RAS+).
+    at larger x (RAS+).
     """
     rows = [
         grid.affine[0, axis] * (np.arange(n) + first).reshape([-1 if a == axis else 1 for a in range(3)])
         for axis, (n, first) in enumerate(zip(mask.shape, start, strict=True))
     ]
     x = rows[0] + rows[1] + rows[2] + grid.affine[0, 3]
-    return np.asarray(mask & (x > middle_x if right else x < middle_x))
+    return np.asarray(mask & (x < middle_x if right else x > middle_x))

@@ -15,9 +15,10 @@ MEASURES = ("doubt", "inconsistency", "disagreement", "overlap", "fragments", "v
 """In the order of their weights."""
 
 FALLBACK: Mapping[str, float] = {
-    "doubt": 1.0, "inconsistency": 0.5, "disagreement": 0.5, "overlap": 0.5, "fragments": 0.5, "volume": 0.5, "side": 1.0,
+    "doubt": 2.0, "inconsistency": 0.15, "disagreement": 0.15, "overlap": 0.6, "fragments": 0.6, "volume": 0.25, "side": 0.6,
 }  # fmt: skip
-"""Until there are enough revisions. Dice promised by the probabilities counts as it is; the rest by judgement."""
+"""Until there are enough revisions. Near what ``learn`` finds on phantoms with their truth for experts (docs/importance.md);
+what phantoms hardly show, disagreement of models and sides that are swapped, by judgement."""
 
 ENOUGH = 20
 """Revised classes (not cases) before anything is learned from them; until then the fallback stands."""
