@@ -195,7 +195,7 @@ class _Watched(Mapping[str, Mask]):
 
     def __getitem__(self, name: str) -> Mask:
         mask = np.asarray(self._masks[name])
-        if count := int((mask == UNLABELLED).sum()):
+        if count := int(np.count_nonzero(mask == UNLABELLED)):
             self.unjudged[name] = count
         return np.asarray(mask == 1, dtype=np.uint8)
 
@@ -208,11 +208,13 @@ class _Watched(Mapping[str, Mask]):
 
 def _write_label_map(path: Path, masks: Mapping[str, Mask], grid: Grid) -> dict[str, int]:
     """Write 1, 2, ... for the classes in their order; returns {class: voxels that an earlier class keeps}."""
-    numbers = np.zeros(grid.shape, dtype=np.uint8 if len(masks) < 256 else np.uint16)
+    # In the order of files, X fastest, as masks that were read are: mixing orders takes ten times as long.
+    numbers = np.zeros(grid.shape, dtype=np.uint8 if len(masks) < 256 else np.uint16, order="F")
     lost: dict[str, int] = {}
     for k, (name, mask) in enumerate(masks.items()):
-        free = (mask == 1) & (numbers == 0)
-        if count := int((mask == 1).sum() - free.sum()):
+        one = mask == 1
+        free = one & (numbers == 0)
+        if count := int(np.count_nonzero(one) - np.count_nonzero(free)):
             lost[name] = count
         numbers[free] = k + 1
     write_volume(path, numbers, grid)

