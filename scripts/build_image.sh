@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Build the image of the Dockerfile from nothing, without a container daemon, and run `ctune --version` in it;
-# with RUN_DEMO=1 also the smallest demo.
+# Build the image of the Dockerfile from nothing, without a container daemon, and run it: the smallest demo, then a service of
+# its model that is asked for one CT. RUN_DEMO=0 leaves both out.
 #
 # Needs root, debootstrap and buildah (`apt-get install buildah debootstrap`). The base is a minimal Debian bookworm, whose
 # Python is 3.11. pip's configuration of this machine reaches the build as a secret, and the folders it names as
@@ -32,7 +32,8 @@ secret=$(mktemp)
 trap 'rm -f "$secret"' EXIT
 python3 scripts/pip_settings.py "$secret" >"$WORK/volumes"
 mapfile -t volumes <"$WORK/volumes"
-"${build[@]}" bud --isolation chroot --build-arg "BASE=localhost/$BASE_IMAGE" \
+# Docker's format: the other one has no health check.
+"${build[@]}" bud --format docker --isolation chroot --build-arg "BASE=localhost/$BASE_IMAGE" \
   --secret "id=pip_conf,src=$secret" ${volumes[@]+"${volumes[@]}"} -t "$IMAGE" .
 
 container=$("${build[@]}" from "localhost/$IMAGE")
@@ -40,5 +41,11 @@ trap 'rm -f "$secret"; "${build[@]}" rm "$container" >/dev/null' EXIT
 "${build[@]}" run --isolation chroot "$container" -- ctune --version
 "${build[@]}" run --isolation chroot "$container" -- python3 -c \
   'import os, torch; assert os.getuid() == 1000, os.getuid(); assert torch.version.cuda is None, torch.version.cuda'
-if [ "${RUN_DEMO:-0}" = 1 ]; then "${build[@]}" run --isolation chroot "$container" -- ctune demo --size tiny; fi
+"${build[@]}" inspect --type image "localhost/$IMAGE" | python3 -c 'import json, sys
+found = json.load(sys.stdin)["Docker"]["config"]
+assert found["Entrypoint"] == ["ctune"] and found["User"] == "ctune" and "readyz" in str(found["Healthcheck"]), found'
+if [ "${RUN_DEMO:-1}" = 1 ]; then
+  "${build[@]}" run --isolation chroot "$container" -- ctune demo --size tiny
+  "${build[@]}" run --isolation chroot "$container" -- python3 - <scripts/ask_image.py
+fi
 "${build[@]}" images "localhost/$IMAGE"
