@@ -10,7 +10,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ctune-ready
 
 .DEFAULT_GOAL = help
-.PHONY: help setup demo test check format bench docs constraints image image-test clean
+.PHONY: help setup demo test scale-test check format bench docs constraints image image-test clean
 
 help:  ## Show what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -30,6 +30,10 @@ demo: $(READY)  ## Run the whole loop on phantoms, with a report to look at
 
 test: $(READY)  ## Run the tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+scale-test: $(READY)  ## Run a pool on a real Ray cluster in network namespaces (root, iproute2, PostgreSQL)
+	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e '.[$(EXTRAS),scale-test]'
+	CTUNE_SCALE=1 $(BIN)/python -m pytest tests/test_executors.py tests/test_shared_pool.py tests/test_registry_postgres.py tests/test_scale.py
 
 check: $(READY)  ## Lint, formatting and types
 	$(BIN)/ruff check .

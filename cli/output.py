@@ -8,7 +8,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeAlias
 
 import typer
@@ -82,7 +82,7 @@ def emit_error(error: BaseException, message: str) -> None:
 
 @contextmanager
 def progress(label: str, as_json: bool = False) -> Iterator[OnProgress]:
-    """Yield a listener that draws a bar with the time left on stderr.
+    """Yield a listener that draws a bar with the time left on stderr; what libraries print meanwhile goes there too.
 
     Silent with `as_json` and where stderr is not a terminal.
 
@@ -90,9 +90,15 @@ def progress(label: str, as_json: bool = False) -> Iterator[OnProgress]:
     >>> with progress("tune", as_json=True) as on_progress:
     ...     on_progress(Progress("tune", 1, 2))
     """
-    if as_json or not sys.stderr.isatty():
-        yield lambda _: None
-        return
+    # stdout is the answer alone: Ray, for one, prints there that it lost a node.
+    with redirect_stdout(sys.stderr):
+        if as_json or not sys.stderr.isatty():
+            yield lambda _: None
+            return
+        yield from _bar(label)
+
+
+def _bar(label: str) -> Iterator[OnProgress]:
     from rich import progress as bars
     from rich.console import Console
 

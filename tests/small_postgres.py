@@ -20,7 +20,7 @@ class Server:
     def __init__(
         self, folder: str, owner: dict[str, int], host: str = "", inside: Sequence[str] = ()
     ) -> None:
-        self._folder, self._owner, self._host, self._inside = folder, owner, host, inside
+        self._folder, self._owner, self._host, self.inside = folder, owner, host, inside
         self._programs = programs()
         self._data = f"{folder}/data"
         self._do("initdb", "-U", "ctune", "-A", "trust", "--no-sync", "--locale=C.UTF-8", "-E", "UTF8")
@@ -40,11 +40,11 @@ class Server:
         self._do("pg_ctl", "-m", "immediate", "stop")
 
     def _do(self, program: str, *words: str) -> None:
-        command = [*self._inside, f"{self._programs}/{program}", "-D", self._data, *words]
+        command = [*self.inside, f"{self._programs}/{program}", "-D", self._data, *words]
         if (
-            self._inside and self._owner
+            self.inside and self._owner
         ):  # only root enters a namespace, and the server refuses to run as root
-            at = len(self._inside)
+            at = len(self.inside)
             as_owner = [
                 "setpriv",
                 f"--reuid={self._owner['user']}",

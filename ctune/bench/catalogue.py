@@ -91,6 +91,16 @@ BENCHES = (
         ),
     ),
     Bench(
+        "executors",
+        "ctune.bench.executors:run",
+        "What it costs to hand cases to workers, here or on a Ray cluster ($CTUNE_RAY_ADDRESS): their network only sleeps.",
+        (Preset.SMOKE, Preset.CPU),
+        headlines=(
+            ("efficiency", "cases a second of all workers over what they could do without any overhead"),
+            ("overhead_ms_per_case", "milliseconds of a case beyond its network"),
+        ),
+    ),
+    Bench(
         "inference",
         "ctune.bench.inference:run",
         "One CT from file to masks against a plain MONAI pipeline: seconds by stage, peak memory.",

@@ -130,7 +130,7 @@ class _Actors:
             self._failures += 1
             if self._failures >= (_STARTS if self._ever else 1) and not self._busy:
                 raise ExecutorError(failed)
-            time.sleep(_WAIT_S)
+            time.sleep(0.0 if self._busy else _WAIT_S)
             return
         self._ever, self._failures = True, 0
         self._busy[actor] = 0
