@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from ctune.data.exchange import read_ct, read_segmentation, write_segmentation
+from ctune.data.nrrd import _count
 from ctune.errors import GeometryError, ImageFileError, LabelError
 from ctune.types import Grid
 
@@ -67,7 +68,10 @@ def test_slicers_own_reader_sees_the_same(tmp_path: Path) -> None:
         segment = slicerio.segment_from_name(found, name)
         assert np.array_equal(found["voxels"][segment["layer"]] == segment["labelValue"], mask == 1), name
     kidney = slicerio.segment_from_name(found, "kidney_left")["terminology"]
-    assert (kidney["type"], kidney["typeModifier"]) == (["SCT", "64033007", "Kidney"], ["SCT", "7771000", "Left"])
+    assert (kidney["type"], kidney["typeModifier"]) == (
+        ["SCT", "64033007", "Kidney"],
+        ["SCT", "7771000", "Left"],
+    )
 
 
 def test_classes_apart_share_a_volume_of_three_dimensions(tmp_path: Path) -> None:
@@ -170,6 +174,14 @@ def test_headers_that_lie(tmp_path: Path) -> None:
     nrrd.write(str(path), np.full(GRID.shape, np.nan, np.float32), dict(SPACE))
     with pytest.raises(ImageFileError, match=r"expected finite intensities"):
         read_ct(path)
+
+
+def test_unpacking_stops_where_the_promise_ends(tmp_path: Path) -> None:
+    with (tmp_path / "a").open("wb") as file:
+        file.truncate(10**7)
+    with (tmp_path / "a").open("rb") as file:
+        assert _count(file, 960) == 961 and file.tell() == 961
+        assert _count(file, 10**8) == 10**7 - 961
 
 
 def test_a_detached_header(tmp_path: Path) -> None:

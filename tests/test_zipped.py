@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ctune.data.zipped import Limits, unpacked
+from ctune.data.zipped import Limits, _unpack, unpacked
 from ctune.errors import ImageFileError
 
 
@@ -61,6 +61,13 @@ def test_a_list_that_promises_less_than_comes(tmp_path: Path) -> None:
         unpacked(path, "case a", Limits(bytes=1000)),
     ):
         pass
+
+
+def test_no_more_is_written_than_there_is_room_for(tmp_path: Path) -> None:
+    path = archive(tmp_path / "a.zip", {"a": b"\0" * 100_000})
+    with zipfile.ZipFile(path) as opened:
+        assert _unpack(opened, opened.infolist()[0], tmp_path / "out", left=500) == 501
+    assert (tmp_path / "out").stat().st_size == 501
 
 
 def test_a_list_that_would_fill_the_memory_is_not_read(tmp_path: Path) -> None:

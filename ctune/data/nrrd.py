@@ -11,7 +11,7 @@ import gzip
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -209,14 +209,20 @@ def _check_length(header: Mapping[str, Any], data: Path, start: int, what: str) 
     opener = openers.get(str(header["encoding"]).lower())
     if opener is None:
         return
-    came = 0
     with data.open("rb") as file:
         file.seek(start)
         with opener(file, "rb") as packed:
-            while came <= promised and (block := packed.read(_BLOCK)):
-                came += len(block)
+            came = _count(packed, promised)
     if came > promised:
         raise ValueError(f"{promised} bytes promised at most, more came")
+
+
+def _count(packed: BinaryIO, most: int) -> int:
+    """How many bytes come, read to the end or to one more than `most`."""
+    came = 0
+    while came <= most and (block := packed.read(min(_BLOCK, most - came + 1))):
+        came += len(block)
+    return came
 
 
 def _import() -> Any:

@@ -77,10 +77,10 @@ def unpacked(path: Path, what: str, limits: Limits | None = None) -> Iterator[Pa
 
 
 def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path, left: int) -> int:
-    """Write one entry; returns its bytes, or just more than `left` when it has more."""
+    """Write one entry; returns its bytes, or `left` and one when it has more."""
     came = 0
     with archive.open(info) as packed, target.open("wb") as file:
-        while came <= left and (block := packed.read(_BLOCK)):
+        while came <= left and (block := packed.read(min(_BLOCK, left - came + 1))):
             file.write(block)
             came += len(block)
     return came
