@@ -40,8 +40,8 @@ SCALES = {
     Preset.GPU: Scale(cases=120, revised=12, tests=40, epochs=100, size="medium", look_every=50, old=OLD, new=NEW),
 }  # fmt: skip
 """revised: cases that each round annotates, drawn anew for each."""
-STEPS = {Preset.SMOKE: 2, Preset.CPU: 50, Preset.GPU: 200}
-"""Steps of a rival in a round."""
+STEPS = {Preset.SMOKE: 2, Preset.CPU: 25, Preset.GPU: 200}
+"""Steps of a rival in a round: on a CPU about the time that continual tuning takes for its class."""
 CHANNELS = {Preset.SMOKE: (4, 8, 16)}
 
 
