@@ -137,6 +137,8 @@ class Tuning(Optimisation):
     """Weights to start from: the model's, or a fresh base with fresh heads."""
     unlabelled: Literal["masked", "background"] = "masked"
     """What a class counts as where nobody annotated it. background is wrong on purpose: it makes a model forget."""
+    background_windows: int = Field(8, ge=0)
+    """Of a case, how many windows without the class are kept beside those with it: a whole CT's features do not fit."""
     views: int = Field(1, ge=1)
     """Views of each window that heads learn from: as it is, and so many less one that are turned and shifted."""
     hard_share: float = Field(0.0, ge=0, le=1)
@@ -185,6 +187,8 @@ class ImportanceConfig(Section):
     recipe: Literal["ctune", "aa8k"] = "ctune"
     flips: tuple[Literal["x", "y", "z"], ...] = ("y", "z")
     """Axes of the network grid (R, A, S) that are flipped for consistency; x would swap left and right organs."""
+    rounds: int = Field(0, ge=0)
+    """Of how many earlier rounds the heads take part in the consistency of a round's prediction; they share its base."""
 
 
 class Selection(Section):

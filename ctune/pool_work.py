@@ -27,7 +27,7 @@ from ctune.importance.values import CaseImportance
 from ctune.inference.engine import Axis, Job, predict_jobs
 from ctune.inference.inputs import Input
 from ctune.inference.output import Wanted
-from ctune.inference.runtime import ArrayRuntime, Runtime, TorchRuntime
+from ctune.inference.runtime import ArrayRuntime, Runtime, TorchRuntime, versions_of
 from ctune.model.network import Network
 from ctune.optimise import resolve_device
 from ctune.outcome import compose
@@ -86,6 +86,10 @@ class OneAtATime:
     @property
     def device(self) -> torch.device:
         return self._runtime.device
+
+    @property
+    def versions(self) -> int:
+        return versions_of(self._runtime)
 
     def logits(self, windows: Tensor) -> Iterator[Tensor]:
         """See ``inference.runtime.Runtime``."""

@@ -30,19 +30,21 @@ def predict_case(
     model: str,
     classes: Sequence[str] | None = None,
     flips: Sequence[Axis] = (),
+    earlier: Sequence[Network] = (),
 ) -> Prediction:
     """Probabilities of `classes` (all of the network's by default) on the CT's own grid, all in memory.
 
     `model` is the digest that the prediction carries as its origin. With `flips`, axes of the network grid (R, A, S),
     the network also sees the mirrored volume once an axis, and `inconsistency` is the population standard deviation
     over all these members; `probabilities` always come from the unflipped pass alone, so that a prediction does not
-    depend on whether its consistency was asked for. Raises UnknownClassError for a class that the network lacks.
+    depend on whether its consistency was asked for. `earlier`: networks of former rounds on the same base, whose heads are
+    members too at the cost of the heads alone. Raises UnknownClassError for a class that the network lacks.
     """
-    runtime, clock = TorchRuntime(network, classes, config.inference), Clock()
+    runtime, clock = TorchRuntime(network, classes, config.inference, earlier), Clock()
     ready = make_ready(lambda: case, config, clock)
     shape = (len(runtime.classes), *case.grid.shape)
     found = {"probability": np.zeros(shape, dtype=np.float32)}
-    if flips:
+    if flips or earlier:
         found["inconsistency"] = np.zeros(shape, dtype=np.float32)
     for block in predicted_blocks(runtime, ready, config.inference, flips=flips, above=0.0, clock=clock):
         if block.values is not None:

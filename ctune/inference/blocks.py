@@ -112,20 +112,22 @@ class Inverse:
 def blocks(
     inverse: Inverse, plain: Slabs, mirrored: Sequence[Slabs], classes: int, above: float, clock: Clock
 ) -> Iterator[Block]:
-    """Every block of every class, planes ascending, classes within them; with `mirrored` also their inconsistency.
+    """Every block of every class, planes ascending, classes within them; with several members also their inconsistency.
 
-    Inconsistency is the population standard deviation over the plain slabs and the mirrored ones.
+    Members are the plain slabs and the mirrored ones, and each once more for every earlier version of the heads.
+    Inconsistency is the population standard deviation over them; probabilities are those of the first.
     """
     depth = inverse.frame.source.shape[2]
     starts = inverse.starts()
     for z in starts:
         stop = min(depth, z + starts.step)
         first, after = inverse.needed(z, stop)
-        members = [slabs.read(first, after) for slabs in (plain, *mirrored)]
+        read = [slabs.read(first, after) for slabs in (plain, *mirrored)]
+        members = [part[at : at + classes] for part in read for at in range(0, len(part), classes)]
         for k in range(classes):
             with clock("invert"):
                 yield _block(inverse, members[0][k], "probability", k, (first, z, stop), above)
-            if mirrored:
+            if len(members) > 1:
                 with clock("invert"):
                     spread = _deviation([member[k] for member in members])
                     yield _block(inverse, spread, "inconsistency", k, (first, z, stop), above)

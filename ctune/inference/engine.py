@@ -22,7 +22,7 @@ from ctune.inference.behind import Behind, ahead
 from ctune.inference.blocks import Block, Inverse, blocks
 from ctune.inference.clock import Clock
 from ctune.inference.output import CaseFiles, Outline, Wanted
-from ctune.inference.runtime import Runtime
+from ctune.inference.runtime import Runtime, versions_of
 from ctune.inference.slabs import Slabs
 from ctune.inference.windows import Body, find_body, layout
 from ctune.types import Case, OnProgress, Progress, Volume, silent
@@ -179,7 +179,7 @@ def _about(
         "classes": list(runtime.classes),
         "model": model,
         "threshold": config.inference.threshold,
-        "inconsistency": bool(flips),
+        "inconsistency": bool(flips) or versions_of(runtime) > 1,
         "probabilities": wanted.probabilities,
         "labels": {name: k + 1 for k, name in enumerate(runtime.classes)} if wanted.label_map else {},
         "format": str(wanted.foreign or ""),

@@ -12,15 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from ctune.config import Inference
-from ctune.errors import ModelError
+from ctune.errors import HeadBaseMismatchError, ModelError
 from ctune.model.base import Features
+from ctune.model.fingerprint import fingerprint
 from ctune.model.network import Network
 
 
 class Runtime(Protocol):
     """A network with its weights loaded.
 
-    classes: what it gives logits for, in order. device: where windows must lie and logits come.
+    classes: what it gives logits for, in order. device: where windows must lie and logits come. One that also runs earlier
+    heads has ``versions``, how often it gives the classes (``versions_of``).
     """
 
     @property
@@ -32,7 +34,8 @@ class Runtime(Protocol):
     def logits(self, windows: Tensor) -> Iterator[Tensor]:
         """Windows (N, 1, X, Y, Z) float32 in [0, 1] -> (N, X, Y, Z) float32 of one class after the other.
 
-        Each is the caller's to change, and gone when the next comes: memory does not grow with the number of classes.
+        All classes in order, as often as there are versions. Each is the caller's to change, and gone when the next comes: memory does not
+        grow with the number of classes.
         """
         ...
 
@@ -40,14 +43,26 @@ class Runtime(Protocol):
 class TorchRuntime:
     """The network of ctune; the base runs once for all `classes` (all of the network's when None).
 
-    Raises UnknownClassError for a class that the network lacks.
+    earlier: networks of former rounds on the same base, newest first; their heads run on the same features, and a class
+    that one of them lacks gets the network's own logits again. Raises UnknownClassError for a class that the network lacks,
+    HeadBaseMismatchError for an earlier network on another base.
     """
 
-    def __init__(self, network: Network, classes: Sequence[str] | None, settings: Inference) -> None:
+    def __init__(
+        self,
+        network: Network,
+        classes: Sequence[str] | None,
+        settings: Inference,
+        earlier: Sequence[Network] = (),
+    ) -> None:
         self.network = network.eval()
         self.classes = tuple(network.classes if classes is None else classes)
         for name in self.classes:
             network.head(name)
+        for other in earlier:
+            _check_base(network, other)
+        self._earlier = [other.eval() for other in earlier]
+        self.versions = 1 + len(self._earlier)
         self.device = next(network.parameters()).device
         on_gpu = self.device.type == "cuda"
         self._half = on_gpu and settings.mixed_precision
@@ -64,8 +79,9 @@ class TorchRuntime:
         """See ``Runtime``."""
         if self.classes:
             features = self._features(windows)
-            for name in self.classes:
-                yield self._logits(name, features)
+            for network in (self.network, *self._earlier):
+                for name in self.classes:
+                    yield self._logits(network if name in network.classes else self.network, name, features)
 
     # Modes are entered and left within a call: around a generator's ``yield`` they would leak to whoever asks.
     @torch.inference_mode()
@@ -75,9 +91,9 @@ class TorchRuntime:
             return features
 
     @torch.inference_mode()
-    def _logits(self, name: str, features: Features) -> Tensor:
+    def _logits(self, network: Network, name: str, features: Features) -> Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._half):
-            logits: Tensor = self.network.head(name)(features)
+            logits: Tensor = network.head(name)(features)
             return logits[:, 0].float()
 
 
@@ -104,3 +120,18 @@ class ArrayRuntime:
             )
         for k in range(len(self.classes)):
             yield torch.from_numpy(np.array(found[:, k], dtype=np.float32))
+
+
+def versions_of(runtime: Runtime) -> int:
+    """How many versions of its heads a runtime has: 1 unless it runs earlier ones too."""
+    return int(getattr(runtime, "versions", 1))
+
+
+def _check_base(network: Network, earlier: Network) -> None:
+    if earlier.base is network.base:
+        return
+    here, there = (fingerprint(found.base, modes=False) for found in (network, earlier))
+    if here != there:
+        raise HeadBaseMismatchError(
+            f"expected earlier heads on the base {here[:12]}, got some on {there[:12]}; take rounds that tuned heads alone"
+        )

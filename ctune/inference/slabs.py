@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ctune.inference.clock import Clock
-from ctune.inference.runtime import Runtime
+from ctune.inference.runtime import Runtime, versions_of
 from ctune.inference.windows import Layout, gaussian
 from ctune.types import Volume
 
@@ -45,7 +45,10 @@ class Slabs:
         plain = torch.from_numpy(image)
         self._image = torch.nn.functional.pad(plain, pads) if any(pads) else plain
         self._weight = gaussian(layout.size).to(runtime.device)
-        self._sums, self._weights = self._zeros(len(runtime.classes), 0), self._zeros(1, 0)[0]
+        self._sums, self._weights = (
+            self._zeros(len(runtime.classes) * versions_of(runtime), 0),
+            self._zeros(1, 0)[0],
+        )
         # Planes are counted in the order in which they are read: `_start` is the first in memory, those before `_ready`
         # are probabilities, those before `_final` get no more windows.
         self._start = self._ready = self._final = 0
@@ -53,7 +56,7 @@ class Slabs:
         self._layers = self._in_order()
 
     def read(self, first: int, stop: int) -> Tensor:
-        """Planes `first` up to `stop`, counted in reading order: (K, stop - first, A, B) float32, `axis` first.
+        """Planes `first` up to `stop`, counted in reading order: (versions x K, stop - first, A, B) float32, `axis` first.
 
         A view that the next call may change. What lies before `first` is let go: ask in ascending order.
         """

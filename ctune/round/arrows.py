@@ -30,7 +30,6 @@ from ctune.pool_work import (
     Score,
     evaluate_on,
     open_network,
-    open_torch,
     open_tuned,
     predict_on,
     score_on,
@@ -38,6 +37,7 @@ from ctune.pool_work import (
 from ctune.predict import read_masks
 from ctune.project import Project
 from ctune.round.calibration import learned_weights
+from ctune.round.earlier import open_with_earlier, with_earlier
 from ctune.round.predicted import PredictedMasks
 from ctune.round.state import RoundState, folder_of
 from ctune.select import Selected, read_csv, select, write_csv
@@ -106,13 +106,15 @@ class Desk:
         """Predict every candidate, and how its prediction changes under flips."""
         project, cases = self.project, self.candidates
         folder, flips = self.folder / "predictions", project.config.importance.flips
+        inference, rounds = project.config.inference, project.config.importance.rounds
         if self.executor is None:
+            runtime = with_earlier(self.registry, self.model.digest, self.model.network, inference, rounds)
             predict_cases(
-                project, self.model.network, self.model.digest, cases, folder, flips=flips, on_progress=self.on_progress
+                project, runtime, self.model.digest, cases, folder, flips=flips, on_progress=self.on_progress
             )  # fmt: skip
         else:
             network = partial(
-                open_torch, project, self.state.model, project.config.device, None, project.config.inference
+                open_with_earlier, project, self.state.model, project.config.device, inference, rounds
             )
             work = Predict(
                 network, project.config, self.state.model, folder, Wanted(probabilities=True), flips
