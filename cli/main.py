@@ -156,6 +156,8 @@ def run(args: Sequence[str] | None = None) -> None:
         # What a library will change one day is for those who work on ctune: the tests show it, users cannot act on it.
         for category in (FutureWarning, DeprecationWarning):
             warnings.filterwarnings("ignore", category=category, module="monai")
+        # What real DICOM files do not write quite as the standard says: names of one part, empty numbers.
+        warnings.filterwarnings("ignore", category=UserWarning, module="highdicom|pydicom")
     app(args=sys.argv[1:] if args is None else list(args), prog_name="ctune")
 
 

@@ -101,6 +101,28 @@ def test_a_segment_without_a_name_is_called_by_its_code(series: Path, tmp_path: 
     )
 
 
+def test_headers_that_an_anonymiser_emptied(series: Path, tmp_path: Path) -> None:
+    shutil.copytree(series, tmp_path / "series")
+    for path in (tmp_path / "series").iterdir():
+        one = pydicom.dcmread(path)
+        one.SpecificCharacterSet, one.PatientSex = "", "X"
+        del one.PatientBirthDate, one.StudyID, one.AccessionNumber, one.StudyTime
+        one.save_as(path)
+    case = read_ct(tmp_path / "series")
+    masks = {"liver": (HU > 3).astype(np.uint8)}
+    write_segmentation(tmp_path / "a.dcm", masks, case.grid, "dicom-seg", source=tmp_path / "series")
+    assert np.array_equal(read_segmentation(tmp_path / "a.dcm", case.grid)["liver"], masks["liver"])
+    for path in (tmp_path / "series").iterdir():
+        one = pydicom.dcmread(path)
+        del one.FrameOfReferenceUID
+        one.save_as(path)
+    with pytest.raises(
+        ImageFileError, match=r"expected a series that a segmentation can refer to .*Frame Of Reference UID"
+    ):
+        write_segmentation(tmp_path / "b.dcm", masks, case.grid, "dicom-seg", source=tmp_path / "series")
+    assert not (tmp_path / "b.dcm").exists()
+
+
 def test_nothing_drawn(series: Path, tmp_path: Path) -> None:
     case = read_ct(series)
     empty = {"liver": np.zeros(case.grid.shape, np.uint8)}
@@ -181,3 +203,18 @@ def test_the_real_series_out_and_in(tmp_path: Path) -> None:
         assert frame.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID in ids
     got, _ = read_dicom_seg(tmp_path / "a.dcm", "a")
     assert got.matches(case.grid)
+
+
+@real
+def test_real_structures_that_overlap(tmp_path: Path) -> None:
+    """Five structures over three label maps: all of them at once in each format that can hold them."""
+    grid, masks = read_ct(DCMQI).grid, {}
+    for number, ids in ((1, (1, 4, 5)), (2, (2,)), (3, (3,))):
+        labels = {f"structure_{k}": (k,) for k in ids}
+        masks |= read_segmentation(DCMQI / f"partial_overlaps-{number}.nrrd", grid, labels=labels)
+    assert len(masks) == 5 and np.max(sum(masks.values())) > 1, "or nothing overlaps"
+    write_segmentation(tmp_path / "a.dcm", masks, grid, "dicom-seg", source=DCMQI)
+    write_segmentation(tmp_path / "a.seg.nrrd", masks, grid, "seg.nrrd")
+    for name in ("a.dcm", "a.seg.nrrd"):
+        back = read_segmentation(tmp_path / name, grid)
+        assert list(back) == list(masks) and all(np.array_equal(back[n], masks[n]) for n in masks), name

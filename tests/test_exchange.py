@@ -15,7 +15,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from small_images import SHAPE, grids, turned, write_series
 
+from ctune.classes import NINE_ORGANS
 from ctune.data.exchange import Format, Kind, kind_of, read_ct, read_segmentation, write_segmentation
+from ctune.data.labels import TOTALSEGMENTATOR
 from ctune.data.nifti import write_volume
 from ctune.errors import GeometryError, ImageFileError, LabelError, UsageError
 from ctune.types import Grid, Mask
@@ -250,3 +252,16 @@ def test_labels_of_a_cut_out_do_not_fit_the_whole_ct() -> None:
         GeometryError, match=r"expected the CT's grid \(shape 122x101x112.*got \(shape 122x101x30"
     ):
         read_segmentation(TOTAL / "example_seg.nii.gz", whole.grid, labels=labels)
+
+
+@real
+def test_the_nine_organs_of_the_real_ct_in_every_format_of_files(tmp_path: Path) -> None:
+    case = read_ct(TOTAL / "example_ct.nii.gz")
+    stored = TOTAL / "example_seg_fast_force_split.nii.gz"
+    found = read_segmentation(stored, case.grid, labels=TOTALSEGMENTATOR)
+    masks = {name: found[name] for name in NINE_ORGANS}
+    assert min(int(mask.sum()) for mask in masks.values()) > 0
+    for form in (Format.MULTILABEL, Format.MASKS, Format.SEG_NRRD, Format.ITK_SNAP):
+        path = tmp_path / form.value / form.file_name
+        write_segmentation(path, masks, case.grid, form)
+        assert same(read_segmentation(path, case.grid), masks), form

@@ -35,7 +35,7 @@ def write_dicom_seg(
     """Write {class: (X, Y, Z) uint8}, 1 the class, as a binary segmentation of `series` (its data sets, pixels not needed).
 
     Frames without a voxel are left out, as the standard allows. `algorithm` is who drew it. Raises GeometryError when
-    the masks do not lie on the series' grid, LabelError without a class.
+    the masks do not lie on the series' grid, LabelError without a class, ImageFileError for headers that lack what is referred to.
     """
     import highdicom as hd
 
@@ -47,28 +47,34 @@ def write_dicom_seg(
     ordered = _in_planes(series, grid, what)
     first = ordered[0]
     spacing = grid.spacing_mm
-    made = hd.seg.Segmentation(
-        source_images=ordered,
-        pixel_array=_frames(masks, grid),
-        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
-        segment_descriptions=[_described(hd, k + 1, name, algorithm) for k, name in enumerate(masks)],
-        series_instance_uid=hd.UID(),
-        series_number=int(first.get("SeriesNumber") or 0) + 1000,
-        sop_instance_uid=hd.UID(),
-        instance_number=1,
-        manufacturer="ctune",
-        manufacturer_model_name="ctune",
-        software_versions=__version__,
-        device_serial_number="0",
-        content_label="SEGMENTATION",
-        series_description="Segmentation by ctune",
-        # A reader needs the distance of slices also where only one of them holds anything.
-        pixel_measures=hd.PixelMeasuresSequence(
-            pixel_spacing=[float(v) for v in first.PixelSpacing],
-            slice_thickness=float(first.get("SliceThickness") or spacing[2]),
-            spacing_between_slices=round(spacing[2], 9),
-        ),
-    )
+    try:
+        made = hd.seg.Segmentation(
+            source_images=ordered,
+            pixel_array=_frames(masks, grid),
+            segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+            segment_descriptions=[_described(hd, k + 1, name, algorithm) for k, name in enumerate(masks)],
+            series_instance_uid=hd.UID(),
+            series_number=int(first.get("SeriesNumber") or 0) + 1000,
+            sop_instance_uid=hd.UID(),
+            instance_number=1,
+            manufacturer="ctune",
+            manufacturer_model_name="ctune",
+            software_versions=__version__,
+            device_serial_number="0",
+            content_label="SEGMENTATION",
+            series_description="Segmentation by ctune",
+            # A reader needs the distance of slices also where only one of them holds anything.
+            pixel_measures=hd.PixelMeasuresSequence(
+                pixel_spacing=[float(v) for v in first.PixelSpacing],
+                slice_thickness=float(first.get("SliceThickness") or spacing[2]),
+                spacing_between_slices=round(spacing[2], 9),
+            ),
+        )
+    except _BROKEN as error:
+        raise ImageFileError(
+            f"{what}: expected a series that a segmentation can refer to, got one whose headers do not allow it "
+            f"({_line(error)}); choose another format"
+        ) from None
     with write_atomically(path) as temporary:
         made.save_as(temporary)
 

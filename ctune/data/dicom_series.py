@@ -17,6 +17,10 @@ from ctune.types import Case, Grid
 
 TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """DICOM's patient space (left, posterior, superior) to NIfTI's."""
+_MAY_BE_EMPTY = (
+    "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate", "StudyTime", "AccessionNumber",
+)  # fmt: skip
+"""Attributes of patient and study that a file has to have, with or without a value (PS3.3, type 2)."""
 _ABOUT = ["SeriesInstanceUID", "Modality", "SeriesNumber"]
 
 
@@ -78,14 +82,25 @@ def series_headers(files: Sequence[Path], what: str) -> list[Any]:
     try:
         heads = [pydicom.dcmread(path, stop_before_pixels=True) for path in files]
         for one in heads:
-            # Some anonymisers empty them in the data set and leave them in the file's head.
-            one.SOPClassUID = one.get("SOPClassUID") or one.file_meta.MediaStorageSOPClassUID
-            one.SOPInstanceUID = one.get("SOPInstanceUID") or one.file_meta.MediaStorageSOPInstanceUID
+            _complete(one)
     except Exception as error:
         raise ImageFileError(
             f"{what}: expected DICOM slices in {files[0].parent}, got one that cannot be read ({_line(error)}); export the series again"
         ) from None
     return heads
+
+
+def _complete(head: Any) -> None:
+    """Mend what anonymisers leave: emptied identifiers stand in the file's head, and what may be empty must still be there."""
+    head.SOPClassUID = head.get("SOPClassUID") or head.file_meta.MediaStorageSOPClassUID
+    head.SOPInstanceUID = head.get("SOPInstanceUID") or head.file_meta.MediaStorageSOPInstanceUID
+    for keyword in _MAY_BE_EMPTY:
+        if keyword not in head:
+            setattr(head, keyword, "")
+    if str(head.PatientSex) not in ("M", "F", "O"):
+        head.PatientSex = ""
+    if "SpecificCharacterSet" in head and not head.SpecificCharacterSet:
+        del head.SpecificCharacterSet
 
 
 def _volume(slices: list[Any], case_id: str, where: Path) -> Any:
