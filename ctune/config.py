@@ -137,6 +137,8 @@ class Tuning(Optimisation):
     """Weights to start from: the model's, or a fresh base with fresh heads."""
     unlabelled: Literal["masked", "background"] = "masked"
     """What a class counts as where nobody annotated it. background is wrong on purpose: it makes a model forget."""
+    window_cover: Literal["all", "organ"] = "all"
+    """Windows of a case that are kept for a class: all that hold it, or as few as hold each of its voxels once."""
     background_windows: int = Field(8, ge=0)
     """Of a case, how many windows without the class are kept beside those with it: a whole CT's features do not fit."""
     views: int = Field(1, ge=1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ from ctune.model.features import (
     View,
     WindowFeatures,
     augmented,
+    cut,
     stack,
     window_corners,
 )
@@ -50,13 +53,14 @@ def feature_windows(
 ) -> list[Window]:
     """The windows of all cases that annotate one of `classes`, laid as prediction lays them, with their features.
 
-    Each in ``settings.views`` views: as it is, and augmented ones drawn by `seed` and case.
+    For each class those that hold it and, of the others of a case, ``settings.background_windows`` drawn by `seed`, case and
+    class: which other classes are tuned changes nothing. Each in ``settings.views`` views: as it is, and augmented ones
+    drawn by `seed` and case.
     """
     out = []
     left_out = 0
     for number, case in enumerate(cases):
-        names = [name for name in classes if name in case.labels]
-        for corner in window_corners(case.image.shape, size, overlap) if names else ():
+        for corner, names in chosen_windows(case, classes, size, overlap, settings, seed).items():
             for index in range(settings.views):
                 view = augmented(View(case.key, corner, size), index, seed, settings.intensity_shift)
                 labels = {name: view.of_labels(case.labels[name], UNLABELLED) for name in names}
@@ -68,6 +72,52 @@ def feature_windows(
         full = f", {left_out} windows did not fit: raise tune.cache_gb" if left_out else ""
         on_progress(Progress("cache features", number + 1, len(cases), f"{case.case_id}{full}"))
     return out
+
+
+def chosen_windows(
+    case: PreparedCase, classes: Sequence[str], size: Corner, overlap: float, settings: Tuning, seed: int
+) -> dict[Corner, list[str]]:
+    """{corner of a window: the classes that it teaches}, in the order of corners."""
+    corners = window_corners(case.image.shape, size, overlap)
+    teaches: dict[Corner, list[str]] = {corner: [] for corner in corners}
+    for name in classes:
+        if name not in case.labels:
+            continue
+        mask = case.labels[name]
+        holds = [bool((cut(mask, corner, size, UNLABELLED) == 1).any()) for corner in corners]
+        theirs = [corner for corner, held in zip(corners, holds, strict=True) if held]
+        others = [corner for corner, held in zip(corners, holds, strict=True) if not held]
+        kept = covering(mask, theirs, size) if settings.window_cover == "organ" else theirs
+        about = hashlib.sha256(json.dumps([seed, case.key, name]).encode()).digest()
+        rng = np.random.default_rng(int.from_bytes(about[:8], "big"))
+        drawn = rng.permutation(len(others))[: settings.background_windows]
+        for corner in {*kept, *(others[i] for i in drawn)}:
+            teaches[corner].append(name)
+    return {corner: names for corner, names in teaches.items() if names}
+
+
+def covering(mask: np.ndarray, corners: Sequence[Corner], size: Corner) -> list[Corner]:
+    """Few of the windows at `corners` that together hold every voxel of a class that any of them holds.
+
+    Greedily, as in Chvatal (1979), A greedy heuristic for the set-covering problem; a voxel counts where it is at least an
+    eighth of a window from its rim, when there is such a window, so that its surroundings are seen too. mask: (X, Y, Z) uint8.
+    """
+    low, sides = np.array(corners).reshape(-1, 3), np.array(size)
+    # By blocks of a twenty-fourth of a window: a liver has a million voxels.
+    block = np.maximum(sides // 24, 1)
+    voxels = np.unique(np.argwhere(mask == 1) // block, axis=0) * block + block // 2
+    inside = ((voxels[None] >= low[:, None]) & (voxels[None] < (low + sides)[:, None])).all(axis=2)
+    rim = sides // 8
+    amid = inside & (
+        (voxels[None] >= (low + rim)[:, None]) & (voxels[None] < (low + sides - rim)[:, None])
+    ).all(axis=2)
+    sees = np.where(amid.any(axis=0), amid, inside)
+    left, chosen = sees.any(axis=0), []
+    while left.any():
+        best = int((sees & left).sum(axis=1).argmax())
+        chosen.append(corners[best])
+        left &= ~sees[best]
+    return chosen
 
 
 class SubPatches:

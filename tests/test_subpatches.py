@@ -18,8 +18,8 @@ from ctune.continual import add_missing_heads
 from ctune.data.prepared import PreparedCase
 from ctune.errors import ModelError
 from ctune.model.base import Features
-from ctune.model.features import Corner, LiveFeatures, WindowFeatures
-from ctune.subpatches import SubPatches, Window, feature_windows
+from ctune.model.features import Corner, LiveFeatures, WindowFeatures, window_corners
+from ctune.subpatches import SubPatches, Window, chosen_windows, covering, feature_windows
 from ctune.tune import tune_heads
 from ctune.types import UNLABELLED
 
@@ -216,3 +216,65 @@ def test_only_cases_of_the_classes_give_windows_each_in_so_many_views() -> None:
     source = LiveFeatures(network().base, CPU)
     got = feature_windows(source, cases, ["spleen"], WHOLE, 0.0, tuning(views=2), 0, lambda _: None)
     assert [w.case_id for w in got] == ["case_0", "case_0", "case_1", "case_1"]
+
+
+# Which windows are kept -----------------------------------------------------------------------------------------------
+
+
+def long_case(key: str = "ct") -> PreparedCase:
+    """Sixteen windows in a row; the spleen in the third, the liver in the last two."""
+    image = np.zeros((16 * SIDE, SIDE, SIDE), np.float32)
+    spleen, liver = np.zeros(image.shape, np.uint8), np.zeros(image.shape, np.uint8)
+    spleen[2 * SIDE + 3, 3, 3] = 1
+    liver[14 * SIDE + 1 :, 2, 2] = 1
+    return PreparedCase(key, key, image, {"spleen": spleen, "liver": liver})
+
+
+def kept(case: PreparedCase, classes: Sequence[str], count: int, name: str) -> set[int]:
+    found = chosen_windows(case, classes, WHOLE, 0.0, tuning(background_windows=count), 0)
+    return {corner[0] // SIDE for corner, names in found.items() if name in names}
+
+
+def test_windows_with_the_class_are_kept_and_a_few_without_it() -> None:
+    case = long_case()
+    assert kept(case, ["spleen"], 0, "spleen") == {2}
+    assert kept(case, ["liver"], 0, "liver") == {14, 15}
+    some = kept(case, ["spleen"], 5, "spleen")
+    assert len(some) == 6 and 2 in some
+    assert some < kept(case, ["spleen"], 9, "spleen"), "more of them keeps those that were there"
+    assert kept(case, ["spleen"], 99, "spleen") == set(range(16))
+    assert some != kept(long_case("another"), ["spleen"], 5, "spleen")
+
+
+def test_what_a_class_learns_from_does_not_depend_on_its_company() -> None:
+    case = long_case()
+    assert kept(case, ["spleen"], 4, "spleen") == kept(case, ["liver", "spleen"], 4, "spleen")
+
+
+def test_a_class_that_nobody_annotated_keeps_no_window() -> None:
+    assert chosen_windows(long_case(), ["aorta"], WHOLE, 0.0, tuning(), 0) == {}
+
+
+@examples(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 999), side=st.sampled_from([4, 8]), overlap=st.sampled_from([0.0, 0.25, 0.5]))
+def test_a_cover_holds_every_voxel_with_no_window_to_spare(seed: int, side: int, overlap: float) -> None:
+    rng = np.random.default_rng(seed)
+    mask = np.zeros((14, 11, 9), np.uint8)
+    mask[tuple(rng.integers(0, s, 12) for s in mask.shape)] = 1
+    size = (side, side, side)
+    corners = window_corners(mask.shape, size, overlap)
+    chosen = covering(mask, corners, size)
+    assert len(set(chosen)) == len(chosen) and set(chosen) <= set(corners)
+    seen = np.zeros_like(mask)
+    for x, y, z in chosen:
+        seen[x : x + side, y : y + side, z : z + side] = 1
+    assert (seen[mask == 1] == 1).all()
+    assert len(chosen) <= mask.sum()
+
+
+def test_a_small_organ_in_the_middle_takes_one_window_that_sees_its_surroundings() -> None:
+    mask = np.zeros((32, 32, 32), np.uint8)
+    mask[15:18, 15:18, 15:18] = 1
+    corners = window_corners(mask.shape, (16, 16, 16), 0.5)
+    assert len(corners) == 27
+    assert covering(mask, corners, (16, 16, 16)) == [(8, 8, 8)]
