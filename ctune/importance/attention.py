@@ -27,6 +27,7 @@ LEAST_VOXELS = 12
 """Expected error, the sum of min(p, 1 - p), from which on a region is attended: less is none that an expert would correct;
 the number of voxels speaks where voxels are large."""
 
+_AT_ONCE = 2**20
 _ERROR = np.minimum(np.arange(256), 255 - np.arange(256)).astype(np.float32) / np.float32(255)
 """min(p, 1 - p): the probability that the mask is wrong in a voxel, if p is calibrated."""
 
@@ -69,5 +70,11 @@ def _on_rim(dense: npt.NDArray[np.float32], mask: Booleans) -> float:
 
 
 def _sums(labels: npt.NDArray[Any], values: npt.NDArray[Any], count: int) -> npt.NDArray[np.float64]:
-    sums = np.bincount(labels.ravel(), weights=values.ravel(), minlength=count + 1)
-    return np.asarray(sums, dtype=np.float64)
+    """Of `values` over each label, 0 to `count`."""
+    out = np.zeros(count + 1)
+    # A few planes at a time: bincount makes eight bytes of every value.
+    step = max(1, _AT_ONCE // max(1, labels[0].size))
+    for x in range(0, len(labels), step):
+        part = slice(x, x + step)
+        out += np.bincount(labels[part].ravel(), weights=values[part].ravel(), minlength=count + 1)
+    return out

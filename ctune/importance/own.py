@@ -55,7 +55,8 @@ def _importance(
     one: Crop, mask: Booleans, crowded: Booleans, strayed: Booleans, grid: Grid, pool: Pool
 ) -> ClassImportance:
     ml = grid.voxel_ml
-    counts = np.bincount(one.p.ravel(), minlength=256)
+    # A plane at a time: bincount makes eight bytes of every value.
+    counts = sum((np.bincount(plane.ravel(), minlength=256) for plane in one.p), np.zeros(256))
     volume, soft = float(mask.sum()) * ml, float(counts @ _LEVELS) * ml
     inside = float(one.p[mask].sum(dtype=np.int64)) / 255.0 * ml
     uncertain = float(counts @ _ENTROPY) * ml
