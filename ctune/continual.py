@@ -104,11 +104,9 @@ def _material(
     trained = tuple(dict.fromkeys([*known, *classes]))
     if settings.data == "hybrid" and not alone:
         predict_missing(project, model, training_cases(project, classes, settings))
-    replayed: list[str] = []
-    if settings.reuse:
-        earlier = earlier_cases(project, trained, training_cases(project, classes, settings))
-        replayed = replay_cases(earlier, round_scores(project), settings.reuse, seed)
-    cases, used = training_data(project, classes, trained, settings, replayed)
+    cases, used = training_data(
+        project, classes, trained, settings, replayed_cases(project, classes, trained, seed)
+    )
     for name in classes:
         if not used[name]:
             raise ModelError(
@@ -119,6 +117,15 @@ def _material(
         return model.network, trained, cases, used
     trained = tuple(name for name in trained if used[name])
     return fresh_network(project, model, trained, seed), trained, cases, {n: used[n] for n in trained}
+
+
+def replayed_cases(project: Project, classes: Sequence[str], trained: Sequence[str], seed: int) -> list[str]:
+    """Cases annotated earlier that train again, as ``tune.reuse`` says."""
+    settings = project.config.tune
+    if not settings.reuse:
+        return []
+    earlier = earlier_cases(project, trained, training_cases(project, classes, settings))
+    return replay_cases(earlier, round_scores(project), settings.reuse, seed)
 
 
 def _kept(changes: Mapping[str, Change], trained: Sequence[str], *, one_by_one: bool) -> tuple[str, ...]:

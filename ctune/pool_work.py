@@ -18,6 +18,7 @@ from torch import Tensor
 from ctune.cohort import cases_of, evaluate_case
 from ctune.compositions import load_model
 from ctune.config import Config, Inference, Preprocessing
+from ctune.continual import feature_folder, replayed_cases
 from ctune.errors import DataError
 from ctune.evaluate import CaseScore, write_scores
 from ctune.executors.work import Done, Executor, Work, run_all
@@ -28,10 +29,14 @@ from ctune.inference.engine import Axis, Job, predict_jobs
 from ctune.inference.inputs import Input
 from ctune.inference.output import Wanted
 from ctune.inference.runtime import ArrayRuntime, Runtime, TorchRuntime, versions_of
+from ctune.model.freeze import fingerprint
 from ctune.model.network import Network
 from ctune.optimise import resolve_device
 from ctune.outcome import compose
 from ctune.project import Project
+from ctune.strategy import Material, material_of
+from ctune.subpatches import feature_windows
+from ctune.tune import feature_source
 from ctune.types import OnProgress, Split, silent
 
 OpenRuntime = Callable[[], Runtime]
@@ -148,6 +153,59 @@ class Score:
     def open(self) -> Callable[[str], CaseImportance]:
         """See ``executors.work.Work``."""
         return lambda case_id: self.how.case(case_id, self.project.pool.grid(case_id))
+
+
+@dataclass(frozen=True)
+class CacheFeatures:
+    """Keep the frozen features that a tuning of `classes` will read, of cases that train; the function gives the number of
+    windows."""
+
+    open_network: Callable[[], Network]
+    project: Project
+    classes: tuple[str, ...]
+    seed: int
+    overlap: int = 1
+
+    def open(self) -> Callable[[Material], int]:
+        """See ``executors.work.Work``."""
+        network, config = self.open_network(), self.project.config
+        device = next(network.parameters()).device
+        source = feature_source(
+            feature_folder(self.project), network, fingerprint(network.base, modes=False), config.tune, device, pin=False
+        )  # fmt: skip
+
+        def do(material: Material) -> int:
+            case, _ = material.prepare(self.project)
+            cases = [] if case is None else [case]
+            inference = config.inference
+            return len(
+                feature_windows(
+                    source,
+                    cases,
+                    self.classes,
+                    inference.patch_size,
+                    inference.overlap,
+                    config.tune,
+                    self.seed,
+                    silent,
+                )
+            )
+
+        return do
+
+
+def cache_on(
+    executor: Executor, work: CacheFeatures, on_progress: OnProgress = silent
+) -> list[tuple[str, str]]:
+    """Fill the cache by the workers of `executor`; returns (id, reason) of cases whose features the tuning will compute."""
+    project, settings, classes = work.project, work.project.config.tune, work.classes
+    if settings.trainable != "heads" or settings.start != "model" or settings.cache_gb == 0:
+        return []
+    again = replayed_cases(project, classes, classes, work.seed)
+    cases = material_of(project, classes, classes, settings, again)
+    return run_all(
+        executor, work, cases, total=len(cases), stage="cache features", name=lambda one: one.case_id, on_progress=on_progress
+    )  # fmt: skip
 
 
 def predict_on(

@@ -8,7 +8,7 @@ in every case of the pool.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -82,17 +82,50 @@ def training_data(
     (``replay``). One case is in memory at a time.
     """
     cases, used = list[PreparedCase](), {name: list[AnnotationRecord]() for name in trained}
+    for one in material_of(project, classes, trained, settings, replayed):
+        case, records = one.prepare(project)
+        if case is not None:
+            cases.append(case)
+        for name, found in records.items():
+            used[name] += found
+    return cases, used
+
+
+@dataclass(frozen=True)
+class Material:
+    """A case that trains, in a few words: what is needed to make its labels, here or by a worker elsewhere."""
+
+    case_id: str
+    classes: tuple[str, ...]
+    trained: tuple[str, ...]
+    settings: Tuning
+
+    def prepare(
+        self, project: Project
+    ) -> tuple[PreparedCase | None, Mapping[str, Sequence[AnnotationRecord]]]:
+        """The case in the network's space, None when it says nothing of `trained`, and {class: annotations behind it}."""
+        labels = labels_of(project, self.case_id, self.classes, self.trained, self.settings)
+        if not labels.masks:
+            return None, {}
+        taught = self.settings.unlabelled == "background"
+        masks = as_background(labels.masks, self.trained) if taught else labels.masks
+        return prepare_labels(project, self.case_id, masks), labels.records
+
+
+def material_of(
+    project: Project,
+    classes: Sequence[str],
+    trained: Sequence[str],
+    settings: Tuning,
+    replayed: Sequence[str] = (),
+) -> list[Material]:
+    """The cases of ``training_data``, not yet prepared."""
     judged = settings.model_copy(update={"data": "full"})
     chosen = [(case_id, settings) for case_id in training_cases(project, classes, settings)]
-    for case_id, rule in (*chosen, *((case_id, judged) for case_id in replayed)):
-        labels = labels_of(project, case_id, classes, trained, rule)
-        if not labels.masks:
-            continue
-        masks = as_background(labels.masks, trained) if settings.unlabelled == "background" else labels.masks
-        cases.append(prepare_labels(project, case_id, masks))
-        for name, records in labels.records.items():
-            used[name] += records
-    return cases, used
+    return [
+        Material(case_id, tuple(classes), tuple(trained), rule)
+        for case_id, rule in (*chosen, *((case_id, judged) for case_id in replayed))
+    ]
 
 
 def as_background(masks: Mapping[str, Mask], classes: Sequence[str]) -> dict[str, Mask]:

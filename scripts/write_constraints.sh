@@ -9,7 +9,7 @@ trap 'rm -rf "$work"' EXIT
 pip=("$work/venv/bin/python" -m pip --disable-pip-version-check)
 "${pip[@]}" install -q -U pip
 "${pip[@]}" install -q --dry-run --ignore-installed --report "$work/report.json" \
-  "$(grep '^torch==' constraints.txt)" '.[dev,bench,bench-mlflow,dicom,nrrd,onnx,serve,review,postgres,text,ray]'
+  "$(grep '^torch==' constraints.txt)" '.[dev,bench,bench-mlflow,dicom,nrrd,onnx,serve,review,postgres,text,ray,s3,scale-test]'
 grep '^#' constraints.txt >"$work/constraints.txt"
 python3 - "$work/report.json" >>"$work/constraints.txt" <<'PYTHON'
 import json

@@ -17,9 +17,19 @@ from ctune.errors import DataError
 from ctune.executors.local import Local
 from ctune.inference.inputs import Input
 from ctune.inference.output import Wanted
-from ctune.pool_work import Evaluate, OneAtATime, Predict, evaluate_on, open_network, open_torch, predict_on
+from ctune.pool_work import (
+    CacheFeatures,
+    Evaluate,
+    OneAtATime,
+    Predict,
+    cache_on,
+    evaluate_on,
+    open_network,
+    open_torch,
+    predict_on,
+)
 from ctune.project import Project
-from ctune.round import start
+from ctune.round import resume, simulate_expert, start
 from ctune.types import Split
 
 runner = CliRunner()
@@ -146,3 +156,19 @@ def test_a_round_by_an_executor_selects_and_tunes_as_one_alone(made: Made, tmp_p
         table = (here.root / "rounds" / "001" / "selection.csv").read_text()
         heads.append((head.fingerprint, table))  # type: ignore[union-attr]
     assert heads[0] == heads[1]
+
+
+def test_features_that_workers_keep_are_those_that_a_tuning_reads(made: Made, tmp_path: Path) -> None:
+    import shutil
+
+    found, truth, digest = made
+    shutil.copytree(found.root, tmp_path / "p")
+    here = Project(tmp_path / "p", found.config)
+    state = start(here, name="organs", model=digest, classes=["aorta"])
+    simulate_expert(here, truth, expert="ann")
+    opened = partial(open_network, here, digest, "cpu")
+    assert cache_on(Local(), CacheFeatures(opened, here, ("aorta",), state.seed)) == []
+    kept = {p: p.stat().st_ino for p in here.cache.rglob("features/*/*.safetensors")}
+    assert kept
+    resume(here)
+    assert {p: p.stat().st_ino for p in here.cache.rglob("features/*/*.safetensors")} == kept

@@ -4,40 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ctune.cohort import evaluate_cases, pool_inputs, predict_cases
 from ctune.compositions import Model, load_model, record_evaluation
 from ctune.continual import tune_model
 from ctune.data.files import read_json
-from ctune.errors import DataError
 from ctune.evaluate import CaseScore, read_scores, summarise
-from ctune.executors.local import Local
 from ctune.executors.work import Executor
 from ctune.expert import revise_selected
 from ctune.foundation import register_tuning
 from ctune.hybrid import save_hybrid
 from ctune.importance import read_importances, write_importances, write_weights
 from ctune.importance.pool import scoring
-from ctune.inference.output import Wanted
 from ctune.optimise import resolve_device
-from ctune.outcome import compose, read_record, validation_of
-from ctune.pool_work import (
-    Evaluate,
-    Predict,
-    Score,
-    evaluate_on,
-    open_network,
-    open_tuned,
-    predict_on,
-    score_on,
-)
+from ctune.outcome import read_record, validation_of
 from ctune.predict import read_masks
 from ctune.project import Project
+from ctune.round.by_case import ByCase
 from ctune.round.calibration import learned_weights
-from ctune.round.earlier import open_with_earlier, with_earlier
 from ctune.round.predicted import PredictedMasks
 from ctune.round.state import RoundState, folder_of
 from ctune.select import Selected, read_csv, select, write_csv
@@ -76,6 +62,10 @@ class Desk:
     def model(self) -> Model:
         return load_model(self.registry, f"sha256:{self.state.model}", self.device)
 
+    @cached_property
+    def by_case(self) -> ByCase:
+        return ByCase(self.project, self.state.model, lambda: self.model, self.executor, self.on_progress)
+
     @property
     def candidates(self) -> list[str]:
         """Pool cases that still lack a judgement of at least one class of the round."""
@@ -104,24 +94,8 @@ class Desk:
 
     def predict(self) -> dict[str, Any]:
         """Predict every candidate, and how its prediction changes under flips."""
-        project, cases = self.project, self.candidates
-        folder, flips = self.folder / "predictions", project.config.importance.flips
-        inference, rounds = project.config.inference, project.config.importance.rounds
-        if self.executor is None:
-            runtime = with_earlier(self.registry, self.model.digest, self.model.network, inference, rounds)
-            predict_cases(
-                project, runtime, self.model.digest, cases, folder, flips=flips, on_progress=self.on_progress
-            )  # fmt: skip
-        else:
-            network = partial(
-                open_with_earlier, project, self.state.model, project.config.device, inference, rounds
-            )
-            work = Predict(
-                network, project.config, self.state.model, folder, Wanted(probabilities=True), flips
-            )
-            _, refused = predict_on(self.executor, work, pool_inputs(project, cases), self.on_progress)
-            if refused:
-                raise DataError("; ".join(f"{case_id}: {why}" for case_id, why in refused))
+        cases = self.candidates
+        self.by_case.predict(cases, self.folder / "predictions")
         return {"cases": len(cases), "classes": list(self.model.network.classes)}
 
     def score(self) -> dict[str, Any]:
@@ -133,9 +107,7 @@ class Desk:
             [self.folder / "predictions"], self.candidates, self.folder / "attention", classes=classes,
             config=self.project.config, weights=weights,
         )  # fmt: skip
-        importances = score_on(
-            self.executor or Local(), Score(how, self.project), self.candidates, self.on_progress
-        )
+        importances = self.by_case.score(how, self.candidates)
         write_importances(self.folder / "scores.json", importances)
         write_weights(self.folder / "weights.json", weights)
         return {"cases": len(importances), "classes": classes}
@@ -186,6 +158,7 @@ class Desk:
 
     def tune(self) -> dict[str, Any]:
         """Tune the heads of the round's classes and prove that nothing else moved; the weights are kept as files."""
+        self.by_case.cache(self.state.classes, self.state.seed)
         done = tune_model(
             self.project,
             self.model,
@@ -217,8 +190,8 @@ class Desk:
             return {"cases": 0, "classes": {}}
         before = folder_of(self.project, 0) / "evaluation"
         if self.state.number == 1 and not (before / "scores.json").exists():
-            self._record(self.model.digest, self._scores(before, None))
-        scores = self._scores(self.folder / "evaluation", self.weights)
+            self._record(self.model.digest, self.by_case.evaluate(before, None))
+        scores = self.by_case.evaluate(self.folder / "evaluation", self.weights)
         means = {name: summary.dice for name, summary in summarise(scores).items()}
         return {"cases": len({s.case_id for s in scores}), "classes": means}
 
@@ -242,19 +215,6 @@ class Desk:
         return {"model": digest, "name": self.state.name, "kept": read_record(self.weights)["kept"]}
 
     # What arrows share --------------------------------------------------------------------------------------------
-
-    def _scores(self, folder: Path, weights: Path | None) -> list[CaseScore]:
-        """Of the model that the round starts from, with what was tuned where there are `weights`."""
-        if self.executor is None:
-            network = compose(self.model, weights) if weights else self.model.reload()
-            return evaluate_cases(self.project, network, folder, on_progress=self.on_progress)
-        project, digest, device = self.project, self.state.model, self.project.config.device
-        opened = (
-            partial(open_tuned, project, digest, device, weights)
-            if weights
-            else partial(open_network, project, digest, device)
-        )
-        return evaluate_on(self.executor, Evaluate(opened, project), folder, Split.TEST, self.on_progress)
 
     def _record(self, model: str, scores: Sequence[CaseScore]) -> None:
         data = {case.id: case.sha256 for case in self.project.pool.cases(Split.TEST)}
