@@ -100,10 +100,11 @@ def test_tokens_are_kept_as_hashes_and_a_new_one_ends_the_old(tmp_path: Path) ->
         read_tokens(path)
 
 
-def nifti(shape: tuple[int, ...], first_axis: float = -2.0) -> bytearray:
+def nifti(shape: tuple[int, ...], first_axis: float = -2.0, code: int = 4) -> bytearray:
     """A header of int16 voxels; `first_axis` is where the sform sends a step along X."""
     head = bytearray(header_bytes(Grid((2, 2, 2), np.diag([-2.0, 2.0, 3.0, 1.0])), np.int16))
     struct.pack_into("<8h", head, 40, len(shape), *shape, *[1] * (7 - len(shape)))
+    struct.pack_into("<h", head, 70, code)
     struct.pack_into("<f", head, 280, first_axis)
     return head
 
@@ -122,6 +123,7 @@ BAD = {
     "a flipped checksum": (small.ct_gz()[:-8] + b"\0" * 8, 422, "damaged (BadGzipFile)"),
     "not a number": (small.ct(dtype=np.float32)[:-4] + b"\xff" * 4, 422, "NaN or infinite voxels in the upload"),
     "no spacing": (bytes(nifti((8, 8, 8), 0.0)) + bytes(1024), 422, "three independent axes"),
+    "an unknown type": (bytes(nifti((8, 8, 8), code=9999)) + bytes(1024), 422, "none, cut short or damaged (KeyError)"),
     "too much": (bytes(120_000), 413, "expected at most 100000 bytes"),
     "a broken zip": (b"PK\x03\x04" + b"x" * 500, 422, "zip archive"),
     "a vast NRRD": (b"NRRD0004\ntype: short\ndimension: 3\nsizes: 9999 9999 9999\n\n", 413, "at most 50000 voxels"),

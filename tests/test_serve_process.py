@@ -151,6 +151,26 @@ def test_a_patients_name_that_a_library_warns_of_is_not_on_stderr(running: Runni
     assert name and name not in running.log.read_text()
 
 
+def test_whatever_the_openapi_document_allows_is_no_error_of_the_service(running: Running) -> None:
+    words = ("run", f"{running.url}/openapi.json", "--header", f"Authorization: Bearer {running.token}")
+    checks = (
+        "--checks",
+        "not_a_server_error",
+        "--max-examples",
+        "2",
+        "--seed",
+        "0",
+        "--phases",
+        "examples,fuzzing",
+        "--no-color",
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "schemathesis.cli", *words, *checks], cwd=running.root, capture_output=True, text=True, check=False
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    assert "10/10" in done.stdout, "every operation was asked"
+
+
 def test_killed_in_the_middle_of_a_job_it_ends_the_job_after_a_restart(running: Running) -> None:
     with running.client() as client:
         job = client.post("/jobs", content=gzip.compress(small.ct(grid=LONG), 1)).json()["id"]

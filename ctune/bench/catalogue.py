@@ -80,6 +80,19 @@ BENCHES = (
         ),
     ),
     Bench(
+        "paper",
+        "ctune.bench.paper:run",
+        "The paper's protocol on phantoms: two backbones, both settings, every way of tuning, two rounds.",
+        plots="ctune.bench.paper_plots:plots",
+        headlines=(
+            (
+                "dice.table 2.hybrid, heads.new four",
+                "mean Dice of four organs that the base never saw, tuned",
+            ),
+            ("dice.table 2.full, all.new four", "the same by full data through all weights"),
+        ),
+    ),
+    Bench(
         "registry",
         "ctune.bench.registry:run",
         "How fast ten thousand versions are found, listed, shown and registered, beside plain writes and MLflow.",
@@ -114,6 +127,18 @@ BENCHES = (
             ("peak_memory_ratio_to_monai", "peak memory of ctune over that of the same pipeline"),
             ("tall_peak_mb", "peak memory (MiB) for a CT of 512 x 512 x 824 voxels, nine classes"),
             ("tall_peak_ratio_32_to_9_classes", "the same with 32 classes, over that with nine"),
+        ),
+    ),
+    Bench(
+        "service",
+        "ctune.bench.service:run",
+        "The service over HTTP: ready, overhead, parallel clients, memory, hot swap, a kill, bad inputs.",
+        (Preset.SMOKE, Preset.CPU),
+        headlines=(
+            ("ready_seconds", "seconds from the start of the service to its first ready answer"),
+            ("overhead_p95_ratio", "95th percentile of a request over that of the engine called directly"),
+            ("failed_requests", "requests lost by eight parallel clients and while models changed"),
+            ("swap_seconds", "seconds to load, check and switch to a new head under load"),
         ),
     ),
 )

@@ -1,7 +1,7 @@
 """A served model from a folder that needs no registry: graphs for onnxruntime, or weights for torch, and one document.
 
 model.json            name, digests, settings, card, runtime
-parts/DIGEST-*.onnx   runtime onnx
+parts/DIGEST*.onnx    runtime onnx
 parts/DIGEST          runtime torch: safetensors
 """
 

@@ -10,7 +10,7 @@ import copy
 import importlib
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,12 +44,13 @@ class OnnxLoader:
 
     def base(self, digest: str, window: Window) -> Part:
         """See ``parts.Loader``."""
-        session = _open(self._path(digest, window), digest, partial(self._make_base, digest, window))
-        return _base_part(digest, session)
+        path = self._folder / f"{digest}-{'x'.join(map(str, window))}.onnx"
+        return _base_part(digest, _open(path, digest, partial(self._make_base, digest, window)))
 
     def head(self, digest: str, base: Part, window: Window) -> Part:
         """See ``parts.Loader``."""
-        session = _open(self._path(digest, window), digest, partial(self._make_head, digest, base, window))
+        # Of any size: a head of a class is one graph, whatever windows the base is made for.
+        session = _open(self._folder / f"{digest}.onnx", digest, partial(self._make_head, digest, base))
         needs = frozenset(node.name for node in session.get_inputs())
 
         def run(features: Arrays) -> Tensor:
@@ -57,9 +58,6 @@ class OnnxLoader:
             return torch.from_numpy(logits)
 
         return Part(digest, run, needs)
-
-    def _path(self, digest: str, window: Window) -> Path:
-        return self._folder / f"{digest}-{'x'.join(map(str, window))}.onnx"
 
     def _make_base(self, digest: str, window: Window, path: Path) -> None:
         module = checked(*self._given(digest).base(digest), digest)
@@ -75,18 +73,19 @@ class OnnxLoader:
             for name, tensor in expected.items():
                 _check_parity(found[name], tensor, f"the base sha256:{digest[:12]}, {name}")
 
-    def _make_head(self, digest: str, base: Part, window: Window, path: Path) -> None:
+    def _make_head(self, digest: str, base: Part, path: Path) -> None:
         module = checked(*self._given(digest).head(digest), digest)
-        features = base.run(_noise(window, base.batch))
-        tensors = {name: torch.from_numpy(array) for name, array in features.items()}
+        # A new head must not keep a service waiting: it is traced on the smallest features, and the sides are left free.
+        tensors = _smallest(base.shapes)
         with torch.inference_mode():
             expected = module(Features.of(tensors))[:, 0].float().numpy()
         with write_atomically(path) as temporary:
             graph = _HeadGraph(module, list(tensors))
-            _trace(graph, tuple(tensors.values()), list(tensors), ["logits"], temporary, base.batch)
+            _trace(graph, tuple(tensors.values()), list(tensors), ["logits"], temporary, True)
             _describe(temporary, digest)
             session = _session(temporary)
-            (found,) = session.run(None, {node.name: features[node.name] for node in session.get_inputs()})
+            given = {node.name: tensors[node.name].numpy() for node in session.get_inputs()}
+            (found,) = session.run(None, given)
             _check_parity(found, expected, f"the head of {module.class_name} (sha256:{digest[:12]})")
 
     def _given(self, digest: str) -> Weights:
@@ -134,7 +133,18 @@ def _base_part(digest: str, session: Any) -> Part:
         )
         return dict(zip(wanted, joined, strict=True))
 
-    return Part(digest, run, batch=batch)
+    shapes = {node.name: tuple(node.shape[1:]) for node in session.get_outputs()}
+    return Part(digest, run, shapes=shapes)
+
+
+def _smallest(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """Features of noise, of two windows whose bottleneck has two voxels a side; shapes: those of a whole window."""
+    sides, generator = shapes["bottleneck"][1:], torch.Generator().manual_seed(0)
+
+    def smaller(shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (2, shape[0], *(2 * n // side for n, side in zip(shape[1:], sides, strict=False)))
+
+    return {name: torch.randn(smaller(shape), generator=generator) for name, shape in shapes.items()}
 
 
 def _noise(window: Window, batch: bool) -> Tensor:
@@ -149,12 +159,21 @@ def _trace(
     path: Path,
     free: bool,
 ) -> None:
+    """free: the batch axis; and of a head, which has several inputs, all sides too."""
+    axes = {0: "batch"} if len(inputs) == 1 else {0: "batch", 2: "x", 3: "y", 4: "z"}
+    free_axes = {
+        name: {axis: f"{word}_{name}" if axis else word for axis, word in axes.items() if axis < tensor.dim()}
+        for name, tensor in zip(inputs, given, strict=True)
+    }
+    free_axes |= {
+        name: {0: "batch"} if len(inputs) == 1 else {0: "batch", 1: "x", 2: "y", 3: "z"} for name in outputs
+    }
     with torch.no_grad(), warnings.catch_warnings():
         # The tracing exporter warns of checks on shapes, which are fixed here.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             module.eval(), given, str(path), dynamo=False, opset_version=_OPSET, input_names=inputs,
-            output_names=outputs, dynamic_axes={name: {0: "batch"} for name in (*inputs, *outputs)} if free else None,
+            output_names=outputs, dynamic_axes=free_axes if free else None,
         )  # fmt: skip
 
 

@@ -39,7 +39,9 @@ _NRRD_HEADER = 2**16
 _MOST_EXTENSION = 2**20
 _SLACK = 2**16
 _BLOCK = 2**20
-_BROKEN = (EOFError, OSError, zlib.error, gzip.BadGzipFile, ValueError, HeaderDataError)
+_BROKEN = (
+    EOFError, OSError, zlib.error, gzip.BadGzipFile, ValueError, KeyError, OverflowError, HeaderDataError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -23,12 +23,12 @@ Window = tuple[int, int, int]
 class Part:
     """digest: of its record. run: a base takes windows (N, 1, X, Y, Z) float32 in [0, 1] and gives what heads take; a head
     gives (N, X, Y, Z) float32 logits. needs: names of the features that a head takes, where a base is asked for some.
-    batch: whether it takes more than one window at a time."""
+    shapes: {feature: (C, ...)} of one window, for graphs."""
 
     digest: str
     run: Callable[..., Any]
     needs: frozenset[str] = frozenset()
-    batch: bool = True
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 class Weights(Protocol):
@@ -101,9 +101,11 @@ def checked(module: Any, expected: str, digest: str) -> Any:
 
 
 def check_heads(base: Part, heads: Mapping[str, Part], window: Window, device: torch.device) -> None:
-    """Run new heads on one window of noise. Raises Wrong for logits of another shape, or ones that are not finite."""
+    """Run new heads, if any, on one window of noise. Raises Wrong for logits of another shape, or ones that are not finite."""
+    if not heads:
+        return
     noise = torch.rand(1, 1, *window, generator=torch.Generator().manual_seed(0)).to(device)
-    features = base.run(noise)
+    features = base.run(noise, frozenset[str]().union(*(head.needs for head in heads.values())))
     for name, head in heads.items():
         logits = head.run(features)
         if tuple(logits.shape) != (1, *window) or not bool(torch.isfinite(logits).all()):
