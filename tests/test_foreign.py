@@ -9,7 +9,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from small_images import write_series
+from small_images import turned, write_series
 from small_sets import AFFINE, GRID, SHARED, box, ct, save
 from typer.testing import CliRunner
 
@@ -100,6 +100,27 @@ def test_folders_of_series(pool: Pool, tmp_path: Path) -> None:
     assert [one.id for one in found] == ["p1", "p2"]
     assert [c.outcome for c in import_cases(pool, found).cases] == ["imported", "imported"]
     assert same(annotations(pool, "p2"), TWO)
+
+
+def test_a_list_of_every_kind_and_a_revision_as_dicom(tmp_path: Path) -> None:
+    """The pool's affine is NIfTI's float32, that of the segmentation is the series' own: they still meet."""
+    project = create_project(tmp_path / "p", preset("phantom", classes=("liver", "spleen")))
+    series = tmp_path / "in" / "p1"
+    write_series(
+        series, ct().astype(int), turned((3, 0, 14)) @ np.diag([0.8, 0.75, 2.5]), (-190.4, -170.1, 1230.7)
+    )
+    write_nrrd(tmp_path / "in" / "p2.nrrd", [ct(2)], GRID)
+    write_segmentation(tmp_path / "in" / "p2.seg.nrrd", TWO, GRID, "seg.nrrd")
+    (tmp_path / "in" / "cases.txt").write_text("p1\np2.nrrd p2.seg.nrrd\n")
+    words = ["import", str(tmp_path / "in" / "cases.txt"), "--project", str(project.root)]
+    answer = CliRunner().invoke(app, words)
+    assert answer.exit_code == 0, answer.output
+    assert [c.id for c in project.pool.cases()] == ["p1", "p2"] and same(annotations(project.pool, "p2"), TWO)
+    case = read_ct(series)
+    write_segmentation(tmp_path / "back" / "p1.dcm", TWO, case.grid, "dicom-seg", source=series)
+    words = ["revise", str(tmp_path / "back"), "--expert", "dr. a", "--project", str(project.root)]
+    assert CliRunner().invoke(app, words).exit_code == 0
+    assert same(annotations(project.pool, "p1"), TWO)
 
 
 def test_one_bad_series_does_not_stop_the_rest(pool: Pool, tmp_path: Path) -> None:

@@ -9,15 +9,16 @@ import nibabel as nib
 import nrrd
 import numpy as np
 import pytest
-from small_review import GRID, box, review_project
+from small_review import GRID, box, ct, review_project
 from typer.testing import CliRunner, Result
 
 from cli.main import app
 from ctune.data.exchange import read_segmentation, write_segmentation
 from ctune.data.itksnap import read_descriptions
+from ctune.data.nifti import write_volume
 from ctune.project import Project
 from ctune.review.audit import AuditLog
-from ctune.types import UNLABELLED, Source
+from ctune.types import UNLABELLED, Source, Split
 
 runner = CliRunner()
 
@@ -152,6 +153,14 @@ def test_refusals(made: Project, tmp_path: Path) -> None:
     out = tmp_path / "out"
     unknown = run(made, "review", "export", "case_1", "case_9", "-o", out)
     assert unknown.exit_code == 1 and "got 'case_9'" in unknown.stderr and not out.exists()
+    write_volume(tmp_path / "t.nii.gz", ct(9), GRID)
+    made.pool.add_case("kept", tmp_path / "t.nii.gz", Split.TEST)
+    kept = run(made, "review", "export", "case_1", "kept", "-o", out)
+    assert (
+        kept.exit_code == 1
+        and "case kept: expected a case of the pool split, got one kept for test" in kept.stderr
+    )
+    assert not out.exists()
     assert run(made, "review", "export", "case_1", "-o", out).exit_code == 0
     again = run(made, "review", "export", "case_1", "-o", out)
     assert again.exit_code == 1 and "which holds an export that may have been edited" in again.stderr

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ctune.data.labels import Labels
 from ctune.data.nifti import check_whole, label_values, read_mask
-from ctune.data.segmentations import read_any, read_numbers
+from ctune.data.segmentations import members, read_any, read_numbers
 from ctune.errors import LabelError
 from ctune.types import UNLABELLED, Grid, Mask, Source
 
@@ -85,7 +85,7 @@ class FoundMasks(Mapping[str, Mask]):
             check_whole(path, what)
             return read_mask(path, self.grid, what)
         labels = self._labels(self.case.label_map)
-        mask = np.isin(labels, self.case.labels[self.wanted[name]]).astype(np.uint8)
+        mask = members(labels, self.case.labels[self.wanted[name]], self.present)
         # A table may name 255 as a class: then it does not say that nobody has judged.
         if self.case.ignore not in self.case.numbers:
             mask[labels == self.case.ignore] = UNLABELLED

@@ -264,7 +264,7 @@ def _list_id(image: str) -> str:
     folders = () if path.is_absolute() else path.parts[:-1]
     parts = [p for p in folders if p not in (".", "..", "img", "image", "images", "imagesTr", "imagesTs")]
     # Only the first channel's number is surely one: word_0004 is the fourth case of its data set.
-    stem = IMAGE_SUFFIX.sub("", path.name).removesuffix("_0000")
+    stem = stem_of(path).removesuffix("_0000")
     if stem in ("ct", "mri"):
         return case_id_of("_".join(parts or [path.parent.name]))
     return case_id_of("_".join([*parts, stem]))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ctune.data.exchange import Format
-from ctune.errors import RoundError
+from ctune.errors import PoolError, RoundError
 from ctune.exported import export_case
 from ctune.hybrid import merge
 from ctune.project import Project
@@ -16,7 +16,7 @@ from ctune.review.audit import AuditLog
 from ctune.round import folder_of, rounds
 from ctune.round.predicted import PredictedMasks
 from ctune.select import read_csv
-from ctune.types import AnnotationRecord, Mask, OnProgress, Progress, silent
+from ctune.types import AnnotationRecord, Mask, OnProgress, Progress, Split, silent
 
 
 def queue(project: Project) -> list[str]:
@@ -42,12 +42,18 @@ def export_cases(
     """Write CT, labels and their names of each case (the queue's by default) to ``out/<case>``; returns these folders.
 
     Labels are what stands for each class of the project: its annotations merged, else the newest round's prediction,
-    else nothing, to be drawn. Who took a case stands in the audit log. Raises PoolError for an unknown case or one that was exported there before.
+    else nothing, to be drawn. Who took a case stands in the audit log. Raises PoolError for an unknown case, one that was exported there before, or one that is kept for testing.
     """
     chosen = list(case_ids) if case_ids else queue(project)
     log = AuditLog(project.root / "review" / "audit.jsonl")
     # All ids are looked at before the first file is written.
     records = [project.pool.case(case_id) for case_id in chosen]
+    for record in records:
+        if record.split != Split.POOL:
+            raise PoolError(
+                f"case {record.id}: expected a case of the pool split, got one kept for {record.split}; its revision would "
+                "not be taken in"
+            )
     for number, record in enumerate(records):
         image = project.pool.image(record.id)
         export_case(out / record.id, record, image, standing(project, record.id), format)
