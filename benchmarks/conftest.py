@@ -16,11 +16,16 @@ _FAILED = pytest.StashKey[bool]()
 
 @pytest.fixture
 def gate() -> Callable[..., None]:
-    """``gate(what, figure, value, bound, at_most=True)`` raises GateError when a figure is out of its bound."""
+    """``gate(what, figure, value, bound, at_most=True)`` raises GateError when a figure is out of its bound.
 
-    def check(what: str, figure: str, value: float, bound: float, *, at_most: bool = True) -> None:
-        reference = last_figure(RESULTS, what, figure)
-        check_gates([Gate(figure=figure, value=value, bound=bound, reference=reference, at_most=at_most)])
+    reference: what the bound was set by, by default the figure of the last committed result of `what`.
+    """
+
+    def check(
+        what: str, figure: str, value: float, bound: float, *, at_most: bool = True, reference: str = ""
+    ) -> None:
+        known = reference or last_figure(RESULTS, what, figure)
+        check_gates([Gate(figure=figure, value=value, bound=bound, reference=known, at_most=at_most)])
 
     return check
 

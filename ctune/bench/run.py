@@ -109,7 +109,7 @@ class _Watch:
     def _kept_something(self) -> bool:
         """Whether this attempt left what the next begins with: else the same command would stop there for ever."""
         for path in self._path.parent.rglob("*"):
-            notes = path.name in _NOTES or path.suffix == ".tmp" or "cache" in path.parts
+            notes = path.name in _NOTES or ".tmp" in path.name or "cache" in path.parts
             if not notes and path.is_file() and path.stat().st_mtime > self._since:
                 return True
         return False

@@ -1,0 +1,85 @@
+"""Continual tuning against full training and against itself without a cache, what it must not move, and its Dice.
+
+Each bound is far enough from what was measured that a busy machine does not break it, and near enough that the fault behind it
+does: without the cache a tuning takes five times longer. ``benchmarks/worsen.py`` shows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import tuning
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from ctune.bench.study import Study
+
+FULL_OVER_CONTINUAL = 1.2
+"""Measured 2.05 with ten epochs of full training against three of tuning; without the cache .31."""
+UNCACHED_OVER_CACHED = 2.0
+"""In one epoch of tuning, which pays for the cache too."""
+DICE, BAND = 0.604, 0.1
+"""Of the new classes, seed 0, and how far it may be from there on another processor."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("tuning")
+
+
+@pytest.fixture(scope="module")
+def study(work: Path) -> Study:
+    return tuning.make_base(work)
+
+
+@pytest.fixture(scope="module")
+def tuned(study: Study) -> dict[str, Any]:
+    return tuning.tune(study, "pyramid")
+
+
+def test_full_training_takes_longer(
+    benchmark: BenchmarkFixture, study: Study, tuned: dict[str, Any], work: Path, gate: Callable[..., None]
+) -> None:
+    seconds = benchmark.pedantic(tuning.train_in_full, args=(study, work), rounds=1)
+    benchmark.extra_info.update({"full": seconds, "continual": tuned["cpu_seconds"]})
+    figure = "time_ratio_full_over_continual"
+    gate("speed", figure, seconds / tuned["cpu_seconds"], FULL_OVER_CONTINUAL, at_most=False)
+
+
+def test_the_cache_saves_time(benchmark: BenchmarkFixture, study: Study, gate: Callable[..., None]) -> None:
+    def seconds(way: str) -> float:
+        return float(tuning.tune(study, way, epochs=1)["cpu_seconds"])
+
+    cached = benchmark.pedantic(seconds, args=("pyramid",), rounds=1)
+    uncached = seconds("pyramid, no cache")
+    benchmark.extra_info.update({"cached": cached, "uncached": uncached})
+    figure = "time_ratio_uncached_over_cached"
+    gate("speed", figure, uncached / cached, UNCACHED_OVER_CACHED, at_most=False)
+
+
+def test_nothing_else_moves(
+    benchmark: BenchmarkFixture, tuned: dict[str, Any], gate: Callable[..., None]
+) -> None:
+    figure = "unrevised_max_abs_logit_change"
+    change = benchmark.pedantic(tuned.__getitem__, args=(figure,), rounds=1)
+    gate("speed", figure, change, 0.0)
+
+
+def test_dice_stays_where_it_was(
+    benchmark: BenchmarkFixture, tuned: dict[str, Any], gate: Callable[..., None]
+) -> None:
+    found = benchmark.pedantic(tuning.dice, args=(tuned,), rounds=1)
+    reference = f"{DICE} in this study, seed 0"
+    gate("speed", "dice_new_classes", found, DICE - BAND, at_most=False, reference=reference)
+    gate("speed", "dice_new_classes", found, DICE + BAND, reference=reference)
