@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from ctune.config import ImportanceConfig
 from ctune.importance import Usual, aa8k, doubt, mutual_information, score_case, usual_volumes
-from ctune.importance.crops import claimed_by_others, crop, levels
+from ctune.importance.crops import claimed_twice, crop, levels
 from ctune.importance.measures import CUBE, fragments, share
 from ctune.importance.morphology import dilated, eroded, opened
 from ctune.importance.own import FLOOR
@@ -46,7 +46,11 @@ def test_share_counts_a_part_against_the_whole() -> None:
 def test_fragments_are_what_lies_outside_the_largest_part() -> None:
     mask = np.zeros((9, 5, 5), dtype=bool)
     mask[0:3, 0:2, 0:2] = mask[5, 0, 0] = mask[7, 4, 4] = True
-    assert fragments(mask) == (3, 2) and fragments(mask[:4]) == (1, 0) and fragments(mask[3:5]) == (0, 0)
+    grid = Grid(mask.shape, np.diag([2.0, 2.0, 2.0, 1.0]))
+    assert fragments(mask, grid) == (3, 2) and fragments(mask[:4], grid) == (1, 0)
+    assert fragments(mask[3:5], grid) == (0, 0)
+    fine = Grid(mask.shape, np.diag([0.5, 0.5, 0.5, 1.0]))
+    assert fragments(mask, fine) == (1, 0), "a millimetre apart: one part"
 
 
 def test_volumes_are_judged_against_the_pool() -> None:
@@ -152,9 +156,9 @@ def test_a_box_holds_what_counts_and_nothing_else() -> None:
     nothing = crop("liver", [np.zeros_like(p)], None, FLOOR)
     assert nothing.p.size == 0
     shifted = crop("spleen", [np.roll(p, 1, axis=1)], None, FLOOR)
-    masks = [found.p > 127, shifted.p >= FLOOR]
-    assert claimed_by_others(0, masks, [found, shifted]).sum() == 2 * 3
-    assert claimed_by_others(0, [masks[0], nothing.p > 0], [found, nothing]).sum() == 0
+    grid, masks = Grid(p.shape, np.eye(4)), [found.p >= FLOOR, shifted.p >= FLOOR, nothing.p > 0]
+    twice = claimed_twice(masks, [found, shifted, nothing], grid)
+    assert [int(t.sum()) for t in twice] == [2 * 3, 2 * 3, 0] and twice[0].shape == (2, 4, 1)
 
 
 def test_members_of_a_box_have_a_mean_and_a_deviation() -> None:

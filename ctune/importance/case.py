@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from ctune.config import ImportanceConfig
 from ctune.importance import own, published
-from ctune.importance.crops import Booleans, Box, Crop, Levels, claimed_by_others, crops, empty, put
+from ctune.importance.crops import Booleans, Box, Crop, Levels, claimed_twice, crops, empty, put
 from ctune.importance.measures import CUBE
 from ctune.importance.own import Pool, score_classes
 from ctune.importance.plausibility import Usual
@@ -102,9 +102,8 @@ def _published(
         name = crop.name
         masks.append(published.ensemble_mask(members(crop), 0, used))
     out = []
-    for k, crop in enumerate(found):
+    for k, (crop, overlap) in enumerate(zip(found, claimed_twice(masks, found, grid), strict=True)):
         name = crop.name
-        overlap = masks[k] & claimed_by_others(k, masks, found)
         result = published.of_class(members(crop), overlap, 0, used)
         u, i, o = (int(part.sum()) for part in (result.uncertain, result.inconsistent, result.overlapping))
         one = ClassImportance(

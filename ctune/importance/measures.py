@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from ctune.types import Volume
+from ctune.importance.blocks import block_sizes, block_sums
+from ctune.types import Grid, Volume
 
 CUBE = np.ones((3, 3, 3), dtype=bool)
 """26-connected neighbourhood."""
@@ -92,10 +93,15 @@ def share(part_ml: float, volume_ml: float, soft_ml: float) -> float:
     return 2 * part_ml / (2 * part_ml + volume_ml + soft_ml + SOFTENING_ML)
 
 
-def fragments(mask: npt.NDArray[np.bool_]) -> tuple[int, int]:
-    """(26-connected parts, voxels outside the largest of them) of a mask (X, Y, Z) bool; (0, 0) when it is empty."""
-    labels, count = ndimage.label(mask, CUBE)
+def fragments(mask: npt.NDArray[np.bool_], grid: Grid) -> tuple[int, int]:
+    """(26-connected parts, voxels outside the largest of them) of a mask (X, Y, Z) bool; (0, 0) when it is empty.
+
+    Parts less than a block (``block_sizes``) apart count as one.
+    """
+    blocks = block_sums(mask.T, block_sizes(grid))
+    labels, count = ndimage.label(blocks, CUBE)
     if count < 2:
         return count, 0
-    sizes = np.bincount(labels[mask])
+    there = blocks > 0
+    sizes = np.bincount(labels[there], weights=blocks[there])
     return count, int(sizes.sum() - sizes.max())

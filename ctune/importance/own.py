@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ctune.importance.attention import attention
-from ctune.importance.crops import Booleans, Crop, Levels, claimed_by_others
+from ctune.importance.crops import Booleans, Crop, Levels, claimed_twice
 from ctune.importance.measures import binary_entropy, doubt, fragments, mutual_information, share
 from ctune.importance.plausibility import Usual, is_right, odd_volume, partner, wrong_side
 from ctune.importance.values import ClassImportance
@@ -39,8 +39,7 @@ def score_classes(
     middles = [_middle(one, mask, grid) for one, mask in zip(found, masks, strict=True)]
     places = {one.name: middle for one, middle in zip(found, middles, strict=True)}
     out = []
-    for k, one in enumerate(found):
-        crowded = masks[k] & claimed_by_others(k, masks, found)
+    for k, (one, crowded) in enumerate(zip(found, claimed_twice(masks, found, grid), strict=True)):
         strayed = _strayed(one, masks[k], grid, places)
         out.append(
             (
@@ -56,14 +55,14 @@ def _importance(
 ) -> ClassImportance:
     ml = grid.voxel_ml
     # A plane at a time: bincount makes eight bytes of every value.
-    counts = sum((np.bincount(plane.ravel(), minlength=256) for plane in one.p), np.zeros(256))
+    counts = sum((np.bincount(plane.ravel(), minlength=256) for plane in one.p.T), np.zeros(256))
     volume, soft = float(mask.sum()) * ml, float(counts @ _LEVELS) * ml
-    inside = float(one.p[mask].sum(dtype=np.int64)) / 255.0 * ml
+    inside = float(one.p.T[mask.T].sum(dtype=np.int64)) / 255.0 * ml
     uncertain = float(counts @ _ENTROPY) * ml
     # The standard deviation of values in [0, 1] is at most 1/2.
     inconsistent = 0.0 if one.spread is None else float(one.spread.sum(dtype=np.int64)) * 2 / 255.0 * ml
     overlapping, side = float(crowded.sum()) * ml, float(strayed.sum()) * ml
-    components, outside = fragments(mask)
+    components, outside = fragments(mask, grid)
     usual = pool.usual.get(one.name)
     measures = {
         "doubt": doubt(inside, volume, soft),

@@ -91,9 +91,10 @@ def wrong_side(
     start: the grid's index of the mask's first voxel. middle_x: world millimetres of the middle; the patient's right lies
     at larger x (RAS+).
     """
-    rows = [
-        grid.affine[0, axis] * (np.arange(n) + first).reshape([-1 if a == axis else 1 for a in range(3)])
-        for axis, (n, first) in enumerate(zip(mask.shape, start, strict=True))
-    ]
-    x = rows[0] + rows[1] + rows[2] + grid.affine[0, 3]
+    x: npt.NDArray[np.float64] = np.full((1, 1, 1), grid.affine[0, 3])
+    for axis, (count, first) in enumerate(zip(mask.shape, start, strict=True)):
+        # Along an axis that does not cross the body nothing varies, and nothing is spread out.
+        if grid.affine[0, axis] != 0:
+            steps = grid.affine[0, axis] * (np.arange(count) + first)
+            x = x + steps.reshape([-1 if a == axis else 1 for a in range(3)])
     return np.asarray(mask & (x < middle_x if right else x > middle_x))
