@@ -132,6 +132,17 @@ def test_a_head_that_gives_no_numbers_is_refused(registry: Registry, service: Se
     assert "liver" in service.watcher.swaps[-1]["why"]
 
 
+def test_weights_that_are_not_those_of_their_record_are_refused(registry: Registry, service: Service) -> None:
+    record = registry.load("small").record
+    head = registry.record_of(record.heads["liver"])
+    other = registry.register(head.model_copy(update={"fingerprint": "0" * 64}))
+    registry.register(record.model_copy(update={"heads": {**record.heads, "liver": other}}), name="small")
+    registry.set_alias("small", "production", 2)
+    before = service.model
+    assert service.watcher and not service.watcher.look() and service.model is before
+    assert "expected weights with the fingerprint 000000000000" in service.watcher.swaps[-1]["why"]
+
+
 def test_classes_come_and_go_and_a_registry_that_is_away_changes_nothing(
     registry: Registry, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
