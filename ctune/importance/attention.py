@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from ctune.importance.blocks import block_sizes, block_sums, spread_out
+from ctune.importance.blocks import block_sizes, block_sums, spread_out, voxels_in
 from ctune.importance.crops import Booleans, Crop, Levels
 from ctune.importance.measures import CUBE
 from ctune.importance.morphology import dilated, eroded
@@ -43,25 +43,36 @@ def attention(found: Crop, mask: Booleans, suspect: Booleans, grid: Grid) -> Lev
     if not found.p.size:
         return np.zeros_like(found.p)
     # X runs fastest in memory: what is written with Z first is read in the order in which it lies.
-    p, sizes = found.p.T, block_sizes(grid)
+    p, sizes, some = found.p.T, block_sizes(grid), bool(suspect.any())
     error = np.minimum(p, 255 - p)
-    error[suspect.T] = 127
-    doubt = error * np.uint16(_TENTH)
+    if some:
+        error[suspect.T] = 127
+    voxels, wrong = voxels_in(p.shape, sizes), block_sums(error, sizes)
+    doubt = wrong * np.uint16(_TENTH)
     if found.spread is not None:
-        doubt += found.spread.T
-    voxels = block_sums(np.ones(p.shape, dtype=bool), sizes)
-    coarse = block_sums(doubt, sizes) / (np.float32(255 * _TENTH) * voxels)
-    dense = ndimage.uniform_filter(coarse, _window(grid, sizes), mode="nearest")
-    least = max(DENSE, RIM * _on_rim(dense, 2 * block_sums(mask.T, sizes) > voxels))
-    labels, count = ndimage.label((dense > least) | (block_sums(suspect.T, sizes) > 0), CUBE)
-    expected = _sums(labels, block_sums(error, sizes), count) / 255.0 * grid.voxel_ml
+        doubt += block_sums(found.spread.T, sizes)
+    dense = ndimage.uniform_filter(
+        doubt / (np.float32(255 * _TENTH) * voxels), _window(grid, sizes), mode="nearest"
+    )
+    hot = dense > max(DENSE, RIM * _on_rim(dense, 2 * block_sums(mask.T, sizes) > voxels))
+    if some:
+        hot |= block_sums(suspect.T, sizes) > 0
+    labels, count = ndimage.label(hot, CUBE)
+    expected = _sums(labels, wrong, count) / 255.0 * grid.voxel_ml
     keep = expected >= max(LEAST_ML, LEAST_VOXELS * grid.voxel_ml)
     keep[0] = False
-    attended = spread_out(keep[labels], sizes, p.shape)
-    # An even chance is all the doubt there can be of one model: that is 255.
-    heat = np.clip(doubt // np.uint16(_TENTH // 2), 1, 255).astype(np.uint8)
+    return _heat(error, found.spread, spread_out(keep[labels], sizes, p.shape)).T
+
+
+def _heat(error: Levels, spread: Levels | None, attended: Booleans) -> Levels:
+    """Twice the doubt, at least 1, where attended; 255 is an even chance. error, attended: (Z, Y, X)."""
+    heat = np.minimum(error, 115 if spread is not None else 127)
+    heat *= np.uint8(2)
+    if spread is not None:
+        heat += spread.T // np.uint8(_TENTH // 2)
+    np.maximum(heat, 1, out=heat)
     heat *= attended
-    return heat.T
+    return heat
 
 
 def _window(grid: Grid, sizes: tuple[int, int, int]) -> list[int]:

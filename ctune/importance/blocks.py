@@ -24,17 +24,26 @@ def block_sizes(grid: Grid) -> tuple[int, int, int]:
 
 
 def block_sums(values: npt.NDArray[Any], sizes: tuple[int, int, int]) -> npt.NDArray[np.uint16]:
-    """Sums of (Z, Y, X) over blocks, the last of each axis as large as what is left; at most 2,427 a voxel."""
-    out = values.astype(np.uint16)
+    """Sums of (Z, Y, X), bool or uint8, over blocks, the last of each axis as large as what is left."""
+    out = values
     for axis, size in enumerate(sizes):
         if size > 1:
             rows = np.moveaxis(out, axis, 0)
-            total = rows[::size].copy()
+            total = rows[::size].astype(np.uint16)
             for offset in range(1, size):
                 more = rows[offset::size]
                 total[: len(more)] += more
             out = np.moveaxis(total, 0, axis)
-    return np.ascontiguousarray(out)
+    return np.ascontiguousarray(out, dtype=np.uint16)
+
+
+def voxels_in(shape: tuple[int, ...], sizes: tuple[int, int, int]) -> npt.NDArray[np.uint16]:
+    """How many voxels each block of (Z, Y, X) `shape` holds."""
+    z, y, x = (
+        np.minimum(size, count - np.arange(0, count, size)).astype(np.uint16)
+        for count, size in zip(shape, sizes, strict=True)
+    )
+    return np.asarray(z[:, None, None] * y[None, :, None] * x[None, None, :])
 
 
 def spread_out(

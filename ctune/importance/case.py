@@ -10,12 +10,14 @@ from scipy import ndimage
 from ctune.config import ImportanceConfig
 from ctune.importance import own, published
 from ctune.importance.crops import Booleans, Box, Crop, Levels, claimed_twice, crops, empty, put
-from ctune.importance.measures import CUBE
+from ctune.importance.measures import CUBE, one_sided_entropy
 from ctune.importance.own import Pool, score_classes
 from ctune.importance.plausibility import Usual
 from ctune.importance.values import ClassImportance, Importance
 from ctune.importance.weights import Weights
-from ctune.types import Grid, Prediction
+from ctune.types import Grid, Prediction, Volume
+
+_ONE_SIDED = one_sided_entropy(np.arange(256, dtype=np.float32) / np.float32(255))
 
 Clean = Callable[[str, Booleans], Booleans]
 """(class, mask in its box (x, y, z) bool) -> the mask post-processed."""
@@ -90,33 +92,39 @@ def _published(
 ) -> list[tuple[ClassImportance, Levels, int]]:
     """Each class's importance, heat and attended voxels by the published recipe; scores and counts in voxels."""
 
-    def members(crop: Crop) -> np.ndarray:
-        return np.stack(crop.members or (crop.p,)).astype(np.float32) / np.float32(255)
+    def members(crop: Crop) -> Volume:
+        # (Z, Y, X) for each model, in the order of memory.
+        return np.stack([m.T for m in crop.members or (crop.p,)]).astype(np.float32) / np.float32(255)
 
     def cleaner(_: int, mask: Booleans) -> Booleans:
         assert clean is not None
-        return clean(name, mask)
+        return clean(name, mask.T).T
 
     used, masks = cleaner if clean is not None else None, list[Booleans]()
     for crop in found:
         name = crop.name
-        masks.append(published.ensemble_mask(members(crop), 0, used))
+        alone = used is None and not crop.members[1:]
+        masks.append(crop.p > 127 if alone else published.ensemble_mask(members(crop), 0, used).T)
     out = []
     for k, (crop, overlap) in enumerate(zip(found, claimed_twice(masks, found, grid), strict=True)):
-        name = crop.name
-        result = published.of_class(members(crop), overlap, 0, used)
+        name, models = crop.name, crop.members or (crop.p,)
+        uncertain: Volume = sum((_ONE_SIDED[m.T] for m in models[1:]), _ONE_SIDED[models[0].T])
+        uncertain /= np.float32(len(models))
+        spread = published.spread_of(members(crop), 0, used) if len(models) > 1 else None
+        result = published.of_class(uncertain, spread, overlap.T)
         u, i, o = (int(part.sum()) for part in (result.uncertain, result.inconsistent, result.overlapping))
         one = ClassImportance(
             score=float(result.heat.sum(dtype=np.float64)),
             uncertain=float(u),
             inconsistent=float(i),
             overlapping=float(o),
-            components=int(ndimage.label(masks[k], CUBE)[1]),
+            components=int(ndimage.label(masks[k].T, CUBE)[1]),
             volume_ml=float(masks[k].sum()) * grid.voxel_ml,
             reason=f"{name}: {u} voxels uncertain, {i} inconsistent, {o} overlap",
             measures={"uncertainty": float(u), "inconsistency": float(i), "overlap": float(o)},
         )
-        out.append((one, np.ceil(result.heat * 255).astype(np.uint8), int(result.attention.sum())))
+        heat = np.ceil(result.heat * np.float32(255)).astype(np.uint8).T
+        out.append((one, heat, int(result.attention.sum())))
     return out
 
 

@@ -48,7 +48,8 @@ def aa8k(
     found = []
     for k in classes:
         others = ensembles[[other for other in listed if other != k]].any(axis=0)
-        found.append(of_class(members[:, k], ensembles[k] & others, k, cleaner))
+        uncertain: Volume = one_sided_entropy(members[:, k]).mean(axis=0, dtype=np.float32)
+        found.append(of_class(uncertain, spread_of(members[:, k], k, cleaner), ensembles[k] & others))
     return AA8K(*(np.stack([getattr(one, name) for one in found]) for name in AA8K.__annotations__))
 
 
@@ -60,23 +61,28 @@ def soft_masks(members: npt.NDArray[np.float32], channel: int, cleaner: Cleaner 
     return np.where(np.stack([dilated(mask) for mask in hard]), members, np.float32(0))
 
 
+def spread_of(members: npt.NDArray[np.float32], channel: int, cleaner: Cleaner | None) -> Volume | None:
+    """I_k, the population standard deviation over the models of soft_mk; None with one model, where it is 0."""
+    return inconsistency(soft_masks(members, channel, cleaner)) if len(members) > 1 else None
+
+
 def ensemble_mask(members: npt.NDArray[np.float32], channel: int, cleaner: Cleaner | None) -> Booleans:
     """(M, X, Y, Z) -> (X, Y, Z) bool: where the mean of the soft masks is above 0.5, post-processed."""
+    if len(members) == 1 and cleaner is None:
+        return np.asarray(members[0] > 0.5)
     mask = soft_masks(members, channel, cleaner).mean(axis=0) > 0.5
     return cleaner(channel, mask) if cleaner is not None else mask
 
 
-def of_class(
-    members: npt.NDArray[np.float32], overlap: Booleans, channel: int = 0, cleaner: Cleaner | None = None
-) -> AA8K:
-    """One class, (M, X, Y, Z), whose overlap with others is known; the arrays of the result are (X, Y, Z)."""
-    uncertain: Volume = one_sided_entropy(members).mean(axis=0, dtype=np.float32)
-    keep_u = opened(np.asarray(uncertain > 0.05))
-    spread, keep_i = np.zeros_like(uncertain), np.zeros_like(overlap)
-    if len(members) > 1:
-        spread = inconsistency(soft_masks(members, channel, cleaner))
+def of_class(uncertain: Volume, spread: Volume | None, overlap: Booleans) -> AA8K:
+    """One class from its U_k, I_k (None: 0 everywhere) and O_k, (X, Y, Z) as the arrays of the result."""
+    keep_u, keep_i = opened(np.asarray(uncertain > 0.05)), np.zeros_like(overlap)
+    total = uncertain * keep_u
+    if spread is not None:
         keep_i = opened(np.asarray(spread > 0.1))
-    total = spread * keep_i + uncertain * keep_u + overlap
+        total += spread * keep_i
+    total += overlap
     peak = float(total.max(initial=0.0))
-    heat = (total / peak if peak > 0 else total).astype(np.float32)
-    return AA8K(keep_i | keep_u | overlap, heat, keep_u, keep_i, overlap)
+    if peak > 0:
+        total /= np.float32(peak)
+    return AA8K(keep_i | keep_u | overlap, total, keep_u, keep_i, overlap)
