@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from scipy import ndimage
 
 from ctune.data.files import read_json
 from ctune.data.nifti import read_labels, write_mask
@@ -19,6 +18,7 @@ from ctune.importance import read_importances
 from ctune.project import Project
 from ctune.report.palette import ON_BLACK
 from ctune.review.audit import AuditLog
+from ctune.review.spots import Spot, find_spots
 from ctune.review.state import ReviewState
 from ctune.revise import RevisedClass
 from ctune.round import folder_of, hand_in, rounds
@@ -28,17 +28,6 @@ from ctune.types import Mask, Source
 
 AGREES = 0.9
 """Dice from which two experts count as of one mind; below it a third is asked."""
-_HOT = 64
-"""Attention (0 to 255) from which a voxel belongs to a hot spot."""
-_MOST_SPOTS = 50
-
-
-@dataclass(frozen=True)
-class Spot:
-    """A hot spot: voxel (X, Y, Z) where attention is highest, and its size in mL."""
-
-    voxel: tuple[int, int, int]
-    ml: float
 
 
 class ReviewDesk:
@@ -54,27 +43,44 @@ class ReviewDesk:
 
     @property
     def round_number(self) -> int:
-        """The newest round. Raises RoundError when there is none, or nothing is selected in it yet."""
-        past = rounds(self.project)
-        if not past or not (folder_of(self.project, past[-1].number) / "selection.csv").exists():
+        """The newest round whose cases are selected. Raises RoundError when there is none."""
+        ready = self._ready()
+        if not ready:
             raise RoundError(
                 "expected a round with selected cases, found none; begin one with `ctune round start MODEL`"
             )
-        return past[-1].number
+        return ready[-1]
 
-    @property
-    def folder(self) -> Path:
-        return folder_of(self.project, self.round_number)
+    def round_of(self, case_id: str) -> int:
+        """The newest round that has the case in its queue: what is open stays open when the next round has begun.
 
-    def rows(self) -> list[Selected]:
-        return read_csv(self.folder / "selection.csv")
+        Raises PoolError for a case that no queue has.
+        """
+        return self._found(case_id)[0]
+
+    def folder(self, case_id: str) -> Path:
+        """Of the case's round."""
+        return folder_of(self.project, self.round_of(case_id))
+
+    def rows(self, number: int | None = None) -> list[Selected]:
+        """The queue of a round, the newest by default."""
+        return read_csv(folder_of(self.project, number or self.round_number) / "selection.csv")
 
     def row(self, case_id: str) -> Selected:
-        """Raises PoolError for a case that is not in the queue."""
-        for row in self.rows():
-            if row.case_id == case_id:
-                return row
+        """Raises PoolError for a case that no queue has."""
+        return self._found(case_id)[1]
+
+    def _found(self, case_id: str) -> tuple[int, Selected]:
+        for number in reversed(self._ready()):
+            for row in self.rows(number):
+                if row.case_id == case_id:
+                    return number, row
         raise PoolError(f"expected a case of the queue, got {case_id!r}; reload the queue")
+
+    def _ready(self) -> list[int]:
+        """Rounds whose cases are selected, oldest first."""
+        known = [past.number for past in rounds(self.project)]
+        return [n for n in known if (folder_of(self.project, n) / "selection.csv").exists()]
 
     # What is shown --------------------------------------------------------------------------------------------------
 
@@ -97,7 +103,7 @@ class ReviewDesk:
                 "id": row.case_id, "rank": row.rank, "score": row.score, "classes": list(row.classes),
                 "reason": row.reason, "state": state, "experts": revisers, "unjudged": unjudged,
                 "agreement": agreement, "lease": lease.expert if lease else None,
-                "mine": expert in revisers, "draft": bool(self.state.drafts(row.case_id, expert, self.round_number)),
+                "mine": expert in revisers, "draft": bool(self.state.drafts(row.case_id, expert, self.round_of(row.case_id))),
             })  # fmt: skip
         done = sum(item["state"] in ("done", "cannot judge") for item in items)
         return {"round": self.round_number, "items": items, "done": done, "total": len(items)}
@@ -105,7 +111,9 @@ class ReviewDesk:
     def case(self, case_id: str, expert: str) -> dict[str, Any]:
         """What the page needs to open a case; class i of `classes` has label i from 1."""
         row, record = self.row(case_id), self.project.pool.case(case_id)
-        why = {i.case_id: i.classes for i in read_importances(self.folder / "scores.json")}.get(case_id, {})
+        why = {i.case_id: i.classes for i in read_importances(self.folder(case_id) / "scores.json")}.get(
+            case_id, {}
+        )
         return {
             "id": case_id, "shape": record.grid.shape, "affine": record.grid.affine.tolist(),
             "spacing": [float(s) for s in record.grid.spacing_mm], "gzip": record.image.name.endswith(".gz"),
@@ -114,26 +122,31 @@ class ReviewDesk:
                 {"name": n, "colour": ON_BLACK[i % len(ON_BLACK)], "reason": why[n].reason if n in why else "new class"}
                 for i, n in enumerate(self.classes(case_id))
             ],
-            "drafts": self.state.drafts(case_id, expert, self.round_number),
+            "drafts": self.state.drafts(case_id, expert, self.round_of(case_id)),
             "spots": [asdict(spot) for spot in self.spots(case_id)],
-            "seconds": self.state.add_seconds(case_id, expert, self.round_number, 0.0),
+            "seconds": self.state.add_seconds(case_id, expert, self.round_of(case_id), 0.0),
             "agreement": self.agreement(case_id), "experts": self.revisers(case_id),
         }  # fmt: skip
 
     def classes(self, case_id: str) -> tuple[str, ...]:
         """Those to revise first, then all others that were predicted."""
-        about = self.folder / "predictions" / case_id / "prediction.json"
+        about = self.folder(case_id) / "predictions" / case_id / "prediction.json"
         predicted = read_json(about)["classes"] if about.exists() else []
         return tuple(dict.fromkeys([*self.row(case_id).classes, *predicted]))
+
+    def class_names(self) -> list[str]:
+        """The classes of the newest round's queue, those to revise first, then the project's others."""
+        found = [name for row in self.rows() for name in self.classes(row.case_id)]
+        return list(dict.fromkeys([*found, *self.project.config.classes]))
 
     def mask(self, case_id: str, name: str, expert: str) -> Mask:
         """What the expert goes on from, (X, Y, Z) uint8 of 0 and 1: the own draft, else the prediction, else nothing."""
         self._known(case_id, name)
         grid = self.project.pool.grid(case_id)
-        draft = self.state.read_draft(case_id, expert, self.round_number, name, grid)
+        draft = self.state.read_draft(case_id, expert, self.round_of(case_id), name, grid)
         if draft is not None:
             return draft
-        predicted = self._predicted(case_id).get(name)
+        predicted = self.predicted(case_id).get(name)
         return (
             np.zeros(grid.shape, np.uint8) if predicted is None else np.equal(predicted, 1).astype(np.uint8)
         )
@@ -146,24 +159,13 @@ class ReviewDesk:
         return out
 
     def attention(self, case_id: str) -> Path | None:
-        path = self.folder / "attention" / f"{self.row(case_id).case_id}.nii.gz"
+        path = self.folder(case_id) / "attention" / f"{self.row(case_id).case_id}.nii.gz"
         return path if path.exists() else None
 
     def spots(self, case_id: str) -> list[Spot]:
         """Connected regions of attention, largest first."""
         path, grid = self.attention(case_id), self.project.pool.grid(case_id)
-        if path is None:
-            return []
-        heat = read_labels(path, grid, f"case {case_id}, attention")
-        regions, count = ndimage.label(heat >= _HOT)
-        if not count:
-            return []
-        sizes = np.bincount(regions.ravel(), minlength=count + 1)[1:]
-        boxes = ndimage.find_objects(regions)
-        order = np.argsort(-sizes, kind="stable")[:_MOST_SPOTS]
-        return [
-            Spot(_middle(heat, regions == i + 1, boxes[i]), float(sizes[i]) * grid.voxel_ml) for i in order
-        ]
+        return [] if path is None else find_spots(read_labels(path, grid, f"case {case_id}, attention"), grid)
 
     # What is taken --------------------------------------------------------------------------------------------------
 
@@ -180,7 +182,7 @@ class ReviewDesk:
             raise PoolError(
                 f"case {case_id}, {name}: expected voxels of 0 and 1, got {mask.max()}; reload the page"
             )
-        return self.state.save_draft(case_id, expert, self.round_number, name, mask, grid)
+        return self.state.save_draft(case_id, expert, self.round_of(case_id), name, mask, grid)
 
     def accept(self, case_id: str, expert: str, *, edited: bool, comment: str) -> dict[str, Any]:
         """Save the expert's masks as revisions, by the way that ``ctune revise`` takes.
@@ -188,28 +190,36 @@ class ReviewDesk:
         As is: the predictions of the classes to revise. Edited: drafts in their place, and of any other class that has one.
         Returns the change per class and the agreement with other experts. Raises PoolError when there is nothing to save.
         """
-        row, grid = self.row(case_id), self.project.pool.grid(case_id)
+        row = self.row(case_id)
         masks = {
-            n: np.equal(m, 1).astype(np.uint8)
-            for n, m in self._predicted(case_id).items()
-            if n in row.classes
+            n: np.equal(m, 1).astype(np.uint8) for n, m in self.predicted(case_id).items() if n in row.classes
         }
         if edited:
-            drafts = self.state.drafts(case_id, expert, self.round_number)
+            drafts = self.state.drafts(case_id, expert, self.round_of(case_id))
             masks |= {name: self.mask(case_id, name, expert) for name in drafts}
         if not masks:
             raise PoolError(
                 f"case {case_id}: expected a mask of {', '.join(row.classes)}, found neither prediction nor draft; draw it, "
                 "or mark the class as absent"
             )
-        seconds = self.state.add_seconds(case_id, expert, self.round_number, 0.0)
+        return self.hand_in(case_id, masks, expert, "edited" if edited else "accepted", comment)
+
+    def hand_in(
+        self, case_id: str, masks: Mapping[str, Mask], expert: str, verdict: str, comment: str
+    ) -> dict[str, Any]:
+        """Save masks as revisions of a case, by the way that ``ctune revise`` takes, and keep the verdict.
+
+        Returns the change per class and the agreement with other experts. Raises PoolError for what is refused there.
+        """
+        grid = self.project.pool.grid(case_id)
+        seconds = self.state.add_seconds(case_id, expert, self.round_of(case_id), 0.0)
         with tempfile.TemporaryDirectory(dir=self.root) as name:
             for class_name, mask in masks.items():
                 write_mask(Path(name) / case_id / f"{class_name}.nii.gz", mask, grid)
             report = hand_in(self.project, Path(name), expert=expert, seconds=seconds)
         if report.refused:
             raise PoolError(report.refused[0][1])
-        self._judged(case_id, expert, "edited" if edited else "accepted", comment, report.revised)
+        self._judged(case_id, expert, verdict, comment, report.revised)
         return {"revised": [asdict(r) for r in report.revised], "agreement": self.agreement(case_id)}
 
     def cannot_judge(self, case_id: str, expert: str, comment: str) -> None:
@@ -235,15 +245,25 @@ class ReviewDesk:
                 found.append(2.0 * int((one & two).sum()) / total if total else 1.0)
         return min(found, default=None)
 
+    def newest(self, case_id: str) -> dict[str, Mask]:
+        """{class: the newest revision of this round}, (X, Y, Z) uint8; 255 counts as background."""
+        newest = {record.class_name: record for record in self._revisions(case_id)}
+        return {
+            name: np.equal(self.project.pool.read(r).mask, 1).astype(np.uint8) for name, r in newest.items()
+        }
+
     def _revisions(self, case_id: str) -> list[Any]:
+        # What is accepted while the next round is on its way counts for that one.
+        since = self.round_of(case_id)
         return [
             r
             for r in self.project.pool.annotations(case_id)
-            if r.source == Source.REVISED and r.round == self.round_number
+            if r.source == Source.REVISED and r.round >= since
         ]
 
-    def _predicted(self, case_id: str) -> dict[str, Mask]:
-        folder = self.folder / "predictions"
+    def predicted(self, case_id: str) -> dict[str, Mask]:
+        """{class: (X, Y, Z) uint8} of the round's prediction; empty when there is none."""
+        folder = self.folder(case_id) / "predictions"
         last = self._last
         if last is None or last[0] != folder / case_id:
             last = (folder / case_id, dict(PredictedMasks(self.project, folder).get(case_id, {})))
@@ -259,20 +279,9 @@ class ReviewDesk:
     def _judged(
         self, case_id: str, expert: str, verdict: str, comment: str, revised: tuple[RevisedClass, ...]
     ) -> None:
-        self.state.judge(case_id, expert, self.round_number, verdict, comment)
+        self.state.judge(case_id, expert, self.round_of(case_id), verdict, comment)
         self.state.release(case_id, expert)
         changed = {r.class_name: round(r.changed_ml, 3) for r in revised}
         self.audit.append(
-            expert, verdict, case_id, round=self.round_number, changed_ml=changed, comment=comment
+            expert, verdict, case_id, round=self.round_of(case_id), changed_ml=changed, comment=comment
         )
-
-
-def _middle(
-    heat: npt.NDArray[np.int32], region: npt.NDArray[np.bool_], box: tuple[slice, ...]
-) -> tuple[int, int, int]:
-    """Of the region's hottest voxels (X, Y, Z), the one nearest to their middle: inside also where the region is bent."""
-    inside = np.where(region[box], heat[box], -1)
-    hottest = np.argwhere(inside == inside.max())
-    nearest = hottest[np.argmin(((hottest - hottest.mean(axis=0)) ** 2).sum(axis=1))]
-    x, y, z = (int(part.start + at) for part, at in zip(box, nearest, strict=True))
-    return x, y, z

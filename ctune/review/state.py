@@ -22,6 +22,7 @@ _DRAFTS_KEPT = 20
 _TABLES = """
 create table if not exists lease (case_id text primary key, expert text not null, until real not null);
 create table if not exists session (sha256 text primary key, expert text not null, role text not null, until real not null);
+create table if not exists ticket (sha256 text primary key, case_id text not null, until real not null);
 create table if not exists seconds (case_id text, expert text, round integer, active real not null,
                                     primary key (case_id, expert, round));
 create table if not exists verdict (case_id text, expert text, round integer, verdict text not null,
@@ -63,8 +64,8 @@ class ReviewState:
 
     # Leases ---------------------------------------------------------------------------------------------------------
 
-    def lease(self, case_id: str, expert: str) -> Lease:
-        """Take or renew the case for LEASE_SECONDS. Raises LeasedError while another expert has it."""
+    def lease(self, case_id: str, expert: str, seconds: float = LEASE_SECONDS) -> Lease:
+        """Take or renew the case for some seconds. Raises LeasedError while another expert has it."""
         with self._open() as db:
             db.execute("begin immediate")
             row = db.execute("select expert, until from lease where case_id = ?", (case_id,)).fetchone()
@@ -74,7 +75,7 @@ class ReviewState:
                     f"case {case_id}: expected it to be free, {row[0]} is working on it (for {left} more min unless "
                     "renewed); take the next case, or only look"
                 )
-            until = self.clock() + LEASE_SECONDS
+            until = self.clock() + seconds
             db.execute("insert or replace into lease values (?, ?, ?)", (case_id, expert, until))
         return Lease(case_id, expert, until)
 
@@ -107,6 +108,24 @@ class ReviewState:
                 (hashed(secret), self.clock()),
             ).fetchone()
         return Expert(*row) if row else None
+
+    # Tickets --------------------------------------------------------------------------------------------------------
+
+    def new_ticket(self, case_id: str, seconds: float) -> str:
+        """A secret that fetches one CT for some seconds, for clients whose download cannot sign in."""
+        secret = secrets.token_urlsafe(16)
+        with self._open() as db:
+            db.execute("delete from ticket where until < ?", (self.clock(),))
+            db.execute(
+                "insert into ticket values (?, ?, ?)", (hashed(secret), case_id, self.clock() + seconds)
+            )
+        return secret
+
+    def ticket(self, case_id: str, secret: str) -> bool:
+        """Whether it fetches the CT of this case, still."""
+        with self._open() as db:
+            query = "select 1 from ticket where sha256 = ? and case_id = ? and until > ?"
+            return db.execute(query, (hashed(secret), case_id, self.clock())).fetchone() is not None
 
     # Seconds and verdicts ---------------------------------------------------------------------------------------------
 
