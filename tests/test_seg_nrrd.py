@@ -105,6 +105,17 @@ def test_the_box_that_slicer_keeps_is_put_in_its_place(tmp_path: Path) -> None:
         read_segmentation(tmp_path / "c.seg.nrrd", GRID)
 
 
+def test_a_single_plane_of_any_thickness(tmp_path: Path) -> None:
+    header = {**SPACE, "space origin": [-30, -40, -50 + 6.0], "space directions": np.diag([1.5, 1.5, -1.0])}
+    header |= {"Segment0_Name": "Liver", "Segment0_LabelValue": "1", "Segment0_Layer": "0"}
+    nrrd.write(str(tmp_path / "a.seg.nrrd"), np.ones((6, 5, 1), np.uint8), header)
+    liver = read_segmentation(tmp_path / "a.seg.nrrd", GRID)["liver"]
+    assert liver[:, :, 2].all() and liver.sum() == 30
+    nrrd.write(str(tmp_path / "a.seg.nrrd"), np.ones((6, 5, 2), np.uint8), header)
+    with pytest.raises(GeometryError, match=r"expected the CT's grid"):
+        read_segmentation(tmp_path / "a.seg.nrrd", GRID)
+
+
 def test_nothing_drawn_is_a_single_voxel(tmp_path: Path) -> None:
     header = {**SPACE, "Segment0_Name": "Liver", "Segment0_LabelValue": "1", "Segment0_Layer": "0"}
     nrrd.write(str(tmp_path / "a.seg.nrrd"), np.zeros((1, 1, 1), np.uint8), header)

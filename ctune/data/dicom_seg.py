@@ -45,12 +45,14 @@ def write_dicom_seg(
             f"{what}: expected at least one class for a DICOM segmentation, got none; name a class"
         )
     ordered = _in_planes(series, grid, what)
+    frames, planes = _frames(masks, grid)
+    ordered = ordered[planes]
     first = ordered[0]
     spacing = grid.spacing_mm
     try:
         made = hd.seg.Segmentation(
             source_images=ordered,
-            pixel_array=_frames(masks, grid),
+            pixel_array=frames,
             segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
             segment_descriptions=[_described(hd, k + 1, name, algorithm) for k, name in enumerate(masks)],
             series_instance_uid=hd.UID(),
@@ -121,23 +123,31 @@ def _open(path: Path, what: str) -> Any:
         ) from None
 
 
-def _frames(masks: Mapping[str, Mask], grid: Grid) -> npt.NDArray[np.integer[Any]]:
+def _frames(masks: Mapping[str, Mask], grid: Grid) -> tuple[npt.NDArray[np.integer[Any]], slice]:
     """(slices, rows, columns) of segment numbers, or (slices, rows, columns, segments) of 0 and 1 where classes overlap.
 
-    The third axis of the grid is a slice, the second a row. A volume a class is taken only where it must be.
+    The third axis of the grid is a slice, the second a row. Only the slices between the first and the last that hold
+    anything, and which these are; a volume a class is taken only where it must be.
     """
     numbers = np.zeros(grid.shape[::-1], dtype=np.uint8 if len(masks) < 256 else np.uint16)
+    overlap = False
     for k, mask in enumerate(masks.values()):
         one = (np.asarray(mask) == 1).T
-        if numbers[one].any():
-            break
+        overlap |= bool((one & (numbers > 0)).any())
         numbers[one] = k + 1
-    else:
-        return numbers
-    stacked = np.zeros((*grid.shape[::-1], len(masks)), dtype=np.uint8)
+    held = np.flatnonzero(numbers.any(axis=(1, 2)))
+    first, last = (int(held[0]), int(held[-1])) if held.size else (0, 0)
+    # Two at least: of one slice alone a reader does not learn how thick it is.
+    first = min(first, max(grid.shape[2] - 2, 0))
+    planes = slice(first, max(last, min(first + 1, grid.shape[2] - 1)) + 1)
+    if not overlap:
+        return numbers[planes], planes
+    shape = (planes.stop - planes.start, *numbers.shape[1:], len(masks))
+    del numbers
+    stacked = np.zeros(shape, dtype=np.uint8)
     for k, mask in enumerate(masks.values()):
-        stacked[..., k] = (np.asarray(mask) == 1).T
-    return stacked
+        stacked[..., k] = (np.asarray(mask) == 1).T[planes]
+    return stacked, planes
 
 
 def _segments(found: Any, path: Path, what: str) -> Iterator[tuple[str, Mask]]:

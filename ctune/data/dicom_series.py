@@ -66,7 +66,9 @@ def read_series(files: Sequence[Path], case_id: str) -> Case:
             f"case {case_id}: expected DICOM slices in {where}, got one that cannot be read ({_line(error)}); export the series again"
         ) from None
     volume = _volume(slices, case_id, where)
-    array = np.ascontiguousarray(np.asarray(volume.array, dtype=np.float32).transpose(2, 1, 0))
+    del slices
+    # Columns fastest, as they are in the files and as NIfTI has them: no copy.
+    array = np.asarray(volume.array, dtype=np.float32).transpose(2, 1, 0)
     # Slices, rows, columns in LPS -> columns, rows, slices in RAS.
     affine = TO_RAS @ np.asarray(volume.affine, dtype=np.float64)[:, [2, 1, 0, 3]]
     if not np.isfinite(array).all():

@@ -28,10 +28,11 @@ def place(labels: Labels, got: Grid, grid: Grid, what: str, path: Path, *, box: 
     """
     if grid.matches(got):
         return labels
-    whole = np.rint(np.linalg.inv(grid.affine) @ got.affine)
+    flat = _thick(got, grid) if box else got
+    whole = np.rint(np.linalg.inv(grid.affine) @ flat.affine)
     turn = np.abs(whole[:3, :3])
     straight = (turn.sum(axis=0) == 1).all() and (turn.sum(axis=1) == 1).all()
-    if not straight or not Grid(got.shape, grid.affine @ whole).matches(got):
+    if not straight or not Grid(got.shape, grid.affine @ whole).matches(flat):
         check_same_grid(got, grid, what, path)
     order = turn.argmax(axis=1)
     signs = whole[range(3), order]
@@ -43,6 +44,16 @@ def place(labels: Labels, got: Grid, grid: Grid, what: str, path: Path, *, box: 
     if turned.shape == grid.shape and not any(start):
         return np.ascontiguousarray(turned)
     return _boxed(turned, start, got, grid, what, path)
+
+
+def _thick(got: Grid, grid: Grid) -> Grid:
+    """`got` with the CT's step along axes of one voxel: there a step has a direction, and any length that a program likes."""
+    affine, spacing = np.array(got.affine), np.array(grid.spacing_mm)
+    for axis in (i for i, n in enumerate(got.shape) if n == 1):
+        unit = affine[:3, axis] / np.linalg.norm(affine[:3, axis])
+        nearest = int(np.abs(unit @ (grid.affine[:3, :3] / spacing)).argmax())
+        affine[:3, axis] = unit * spacing[nearest]
+    return Grid(got.shape, affine)
 
 
 def _boxed(turned: Labels, start: list[int], got: Grid, grid: Grid, what: str, path: Path) -> Labels:
