@@ -38,7 +38,7 @@ INCLUDE = (
     *(
         f"ctune/serve/{name}.py"
         for name in (
-            "__init__", "app", "bento_app", "exported", "faults", "graphs", "guard", "importance", "intake", "jobs", "metrics",
+            "__init__", "app", "bento_app", "exported", "faults", "graphs", "guard", "importance", "intake", "jobs", "memory", "metrics",
             "model", "openapi", "parts", "segment", "service", "source", "swap", "tokens", "upload", "work",
         )
     ),

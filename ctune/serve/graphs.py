@@ -214,4 +214,6 @@ def _session(path: Path) -> Any:
     options.intra_op_num_threads = torch.get_num_threads()
     # Threads that wait should sleep: others compute on this machine too.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Its arena keeps the most that any batch has taken, a session at a time; without it memory goes back after each volume.
+    options.enable_cpu_mem_arena = False
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

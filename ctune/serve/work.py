@@ -14,6 +14,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from ctune.serve.faults import Refused, Stopped, TimedOut
+from ctune.serve.memory import give_back
 
 _RECENT = 8
 _LONGEST_SLEEP_S = 30.0
@@ -41,6 +42,10 @@ class Ticket:
             raise TimedOut(
                 f"expected an answer within {self.seconds:g} s, it took longer; send the volume to /jobs"
             )
+
+
+def _nothing(_: Ticket) -> None:
+    pass
 
 
 class Worker:
@@ -142,3 +147,6 @@ class Worker:
             ticket.result.set_exception(error)
         finally:
             self._busy = None
+            # The function that worked holds what it worked on.
+            ticket.work = _nothing
+            give_back()
