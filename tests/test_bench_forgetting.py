@@ -203,3 +203,8 @@ def test_pseudo_labels_leave_out_what_is_unsure() -> None:
 
 def test_without_a_checkout_there_are_no_rivals(tmp_path: Path) -> None:
     assert find_rivals(tmp_path) == {}
+
+
+def test_some_rivals_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CTUNE_RIVALS", "LwF,rehearsal")
+    assert list(find_rivals()) == ["LwF", "rehearsal"]

@@ -184,7 +184,8 @@ def test_speed_is_drawn_over_its_seeds() -> None:
     assert (rival.xs, rival.ys) == ([100.0, 200.0], [0.1, pytest.approx(0.6)])
     assert (list(rival.low), list(rival.high)) == ([0.1, 0.5], [0.1, 0.7]) and ceiling.dashed
     assert "Band: lowest to highest of 2 seeds." in lines.caption
-    steps, time, target = bars.bars
+    cases, steps, time, target = bars.bars
+    assert cases.value == pytest.approx(200 / 12), "what the paper calls 16 times faster"
     assert (steps.value, time.value, time.low, time.high) == (10.0, 40.0, 20.0, 60.0)
     assert (target.value, target.text) == (20.0, "20, in 1 of 2 seeds"), "one seed never came there"
     on_a_gpu = speed_plots.plots(result(what="speed", details=details, device="NVIDIA H200"))[0]
@@ -195,7 +196,7 @@ def test_speed_is_drawn_over_its_seeds() -> None:
 
 def test_a_target_that_was_never_reached_is_said_not_drawn() -> None:
     bars = speed_plots.plots(result(what="speed", details={"seed 0": speed_seed(50.0, 0.5)}))[1]
-    assert [bar.name for bar in bars.bars] == ["steps", "time, to the end"]
+    assert [bar.name for bar in bars.bars] == ["cases", "steps", "time, to the end"]
     assert bars.caption.endswith("Full training never came to the Dice of continual tuning.")
 
 

@@ -93,6 +93,16 @@ BENCHES = (
         ),
     ),
     Bench(
+        "scaling",
+        "ctune.bench.scaling:run",
+        "What a round costs against pool, revised cases, classes and rounds; 8,448 CTs carried on by a model.",
+        plots="ctune.bench.scaling_plots:plots",
+        headlines=(
+            ("abdomenatlas_hours_on_h200.1", "hours of a round over 8,448 CTs on one H200, modelled"),
+            ("largest_relative_error", "largest relative error of the line on rounds that it did not see"),
+        ),
+    ),
+    Bench(
         "registry",
         "ctune.bench.registry:run",
         "How fast ten thousand versions are found, listed, shown and registered, beside plain writes and MLflow.",

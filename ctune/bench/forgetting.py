@@ -8,6 +8,7 @@ cases, on the CT's own grid.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -55,7 +56,10 @@ def run(preset: str, seeds: Sequence[int], work: Path, on_progress: OnProgress) 
         data[f"cohort, seed {seed}"] = study.digest()
         by_seed[f"seed {seed}"] = measure(study, rivals, STEPS[size], folder, device, on_progress)
     measures = summary(list(by_seed.values()))
-    missing = () if rivals else ("rivals: benchmarks/rivals is part of a checkout, and this is none",)
+    missing = [] if rivals else ["rivals: benchmarks/rivals is part of a checkout, and this is none"]
+    missing += [f"not every rival: {', '.join(rivals)} alone, as CTUNE_RIVALS asked"] * (
+        "CTUNE_RIVALS" in os.environ
+    )
     return Measured(measures, by_seed, missing, data, gates(measures))
 
 

@@ -17,11 +17,22 @@ def plots(result: BenchResult) -> list[Plot]:
     return [by_round(seeds), at_the_end(seeds), transfer(seeds)]
 
 
+_ORDER = ("continual", "rehearsal", "LwF", "PLOP", "EWC", "fine-tuning", "background")
+"""Of lines and bars, so that a way has its colour everywhere; a result has its ways in the order of their names."""
+
+
+def _ways(seeds: Sequence[Mapping[str, Any]]) -> list[str]:
+    return sorted(
+        seeds[0]["ways"], key=lambda way: (_ORDER.index(way) if way in _ORDER else len(_ORDER), way)
+    )
+
+
 def by_round(seeds: Sequence[Mapping[str, Any]]) -> Lines:
     """Mean Dice of the classes that the base brought along."""
     old = list(seeds[0]["base"]["dice"])
     drawn = []
-    for way, rounds in seeds[0]["ways"].items():
+    for way in _ways(seeds):
+        rounds = seeds[0]["ways"][way]
         of_seeds = [[_dice(stage, old) for stage in (s["base"], *s["ways"][way])] for s in seeds]
         columns = list(zip(*of_seeds, strict=True))
         several = len(seeds) > 1
@@ -45,7 +56,7 @@ def by_round(seeds: Sequence[Mapping[str, Any]]) -> Lines:
 
 def at_the_end(seeds: Sequence[Mapping[str, Any]]) -> Bars:
     """Mean Dice of all classes after the last round."""
-    bars = [_bar(way, [_dice(s["ways"][way][-1]) for s in seeds]) for way in seeds[0]["ways"]]
+    bars = [_bar(way, [_dice(s["ways"][way][-1]) for s in seeds]) for way in _ways(seeds)]
     return Bars(
         "All nine classes after the last round",
         "mean Dice, test cases",
@@ -56,8 +67,7 @@ def at_the_end(seeds: Sequence[Mapping[str, Any]]) -> Bars:
 
 def transfer(seeds: Sequence[Mapping[str, Any]]) -> Bars:
     """How much of what was learnt is gone at the end."""
-    ways = seeds[0]["ways"]
-    bars = [_bar(w, [-way_figures(s["base"], s["ways"][w])["bwt"] for s in seeds]) for w in ways]
+    bars = [_bar(w, [-way_figures(s["base"], s["ways"][w])["bwt"] for s in seeds]) for w in _ways(seeds)]
     return Bars(
         "Mean Dice lost of a class since the round that learnt it",
         "minus backward transfer",

@@ -103,7 +103,7 @@ def _bars(plot: Bars, name: str) -> str:
         if high > low:
             axes.plot((low, high), (row, row), color=INK, linewidth=1.1, solid_capstyle="butt")
         axes.annotate(
-            bar.text or _short(bar.value), xy=(max(high, bar.value), row), xytext=(5, 0), textcoords="offset points",
+            bar.text or _short(bar.value), xy=(max(high, bar.value, 0.0), row), xytext=(5, 0), textcoords="offset points",
             fontsize=9, color=INK, va="center", annotation_clip=False,
         )  # fmt: skip
     axes.set_yticks(range(rows), [bar.name for bar in plot.bars])

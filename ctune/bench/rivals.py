@@ -7,6 +7,7 @@ part of the library.
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -50,7 +51,10 @@ Rival: TypeAlias = Callable[[Network, Task, State], State]
 
 
 def find_rivals(folder: Path = FOLDER) -> dict[str, Rival]:
-    """{name: rival} of a checkout, in the order of its ``RIVALS``; none where there is no checkout."""
+    """{name: rival} of a checkout, in the order of its ``RIVALS``; none where there is no checkout.
+
+    CTUNE_RIVALS, names with commas, takes some of them: each costs as much time as continual tuning, or more.
+    """
     init = folder / "__init__.py"
     if not init.exists():
         return {}
@@ -60,4 +64,6 @@ def find_rivals(folder: Path = FOLDER) -> dict[str, Rival]:
         module = importlib.util.module_from_spec(spec)
         sys.modules[_MODULE] = module
         spec.loader.exec_module(module)
-    return dict(cast("Mapping[str, Rival]", sys.modules[_MODULE].RIVALS))
+    known = dict(cast("Mapping[str, Rival]", sys.modules[_MODULE].RIVALS))
+    asked = os.environ.get("CTUNE_RIVALS")
+    return {name: known[name] for name in known if asked is None or name in asked.split(",")}

@@ -18,7 +18,17 @@ def plots(result: BenchResult) -> list[Plot]:
     unit = "cpu_seconds" if result.device == "cpu" else "seconds"
     seeds: list[Mapping[str, Any]] = [s for n, s in sorted(result.details.items()) if n.startswith("seed ")]  # type: ignore[misc]
     new = list(seeds[0]["continual"]["pyramid"]["steps"])
-    return [dice_against_seconds(seeds, new, unit), ratios(seeds, new, unit)]
+    return [dice_against_seconds(seeds, new, unit), ratios(seeds, new, unit, data_ratio(result))]
+
+
+def data_ratio(result: BenchResult) -> float | None:
+    """Cases that full training goes through over those that continual tuning does; None for a preset that is not known."""
+    # Imported here: with it comes torch, which drawing does not need.
+    from ctune.bench.catalogue import Preset
+    from ctune.bench.speed import HIPPOCAMPUS, SCALES
+
+    scale = (HIPPOCAMPUS if result.what == "hippocampus" else SCALES).get(Preset(result.preset))
+    return scale.cases / scale.revised if scale else None
 
 
 def dice_against_seconds(seeds: Sequence[Mapping[str, Any]], new: Sequence[str], unit: str) -> Lines:
@@ -44,8 +54,10 @@ def dice_against_seconds(seeds: Sequence[Mapping[str, Any]], new: Sequence[str],
     )
 
 
-def ratios(seeds: Sequence[Mapping[str, Any]], new: Sequence[str], unit: str) -> Bars:
-    """Full training on the same annotations over continual tuning: steps, parameters that move, time, time to its Dice."""
+def ratios(
+    seeds: Sequence[Mapping[str, Any]], new: Sequence[str], unit: str, data: float | None = None
+) -> Bars:
+    """Full training on the same annotations over continual tuning: cases, steps, time, time to its Dice."""
     tuned = [s["continual"]["pyramid"] for s in seeds]
     rivals = [s["full"]["rival"] for s in seeds]
     steps = [full["steps"] / sum(ours["steps"].values()) for full, ours in zip(rivals, tuned, strict=True)]
@@ -58,7 +70,8 @@ def ratios(seeds: Sequence[Mapping[str, Any]], new: Sequence[str], unit: str) ->
         ]
         reached.append(looks[0][unit] / ours[unit] if looks else None)
     found = [r for r in reached if r is not None]
-    bars = [_ratio("steps", steps), _ratio("time, to the end", times)]
+    bars = [] if data is None else [Bar("cases", data)]
+    bars += [_ratio("steps", steps), _ratio("time, to the end", times)]
     if found:
         text = f"{mean(found):.3g}" + (
             f", in {len(found)} of {len(seeds)} seeds" if len(found) < len(seeds) else ""
@@ -70,7 +83,7 @@ def ratios(seeds: Sequence[Mapping[str, Any]], new: Sequence[str], unit: str) ->
         "full training over continual tuning",
         bars,
         f"Means of {len(seeds)} seed{'s' if len(seeds) > 1 else ''}, lines from the lowest to the highest. A step of a head is cheaper "
-        f"than one of a whole network, so time is not steps.{never}",
+        f"than one of a whole network, so time is not steps, and neither is it cases.{never}",
         mark=1.0,
     )
 

@@ -1,0 +1,188 @@
+"""The model behind the benchmark of scaling: straight lines for what was measured, counted operations for what was not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from ctune.config import BaseConfig, Config, Inference
+from ctune.expert import CLASS_SECONDS, ML_SECONDS, OPEN_SECONDS, SLICE_SECONDS
+from ctune.model.features import window_corners
+
+POOL = 8448
+"""CTs of AbdomenAtlas-8K."""
+SHARE = 0.05
+"""Of the pool that is revised in a round, as AbdomenAtlas-8K did it."""
+CLASSES = 9
+SHAPE = (280, 220, 300)
+"""Voxels of an abdominal CT at 1.5 mm, cropped to the body; assumed."""
+H200_FLOPS = 989e12
+"""Of bfloat16 without sparsity, NVIDIA's data sheet of the H200 SXM."""
+USED = 0.2
+"""Of that, what convolutions of 48 channels and window attention reach; assumed where none is there to measure."""
+AROUND_S = 2.5
+"""Processor seconds of a CT around the network (read, resample, blend, invert, write): results/inference-cpu-cpu.json."""
+CORES = 16
+"""Processor cores beside each accelerator; assumed."""
+SLICES, ML = 30, 20.0
+"""Slices and millilitres that an expert changes of one organ in one CT; assumed, for ``ctune.expert``'s time model."""
+
+
+@dataclass(frozen=True, order=True)
+class Round:
+    """The size of a round: cases of the pool, cases that are revised, classes that are tuned and looked at."""
+
+    pool: int
+    revised: int
+    classes: int
+
+    def __str__(self) -> str:
+        return f"{self.pool} cases, {self.revised} revised, {self.classes} classes"
+
+
+TERMS: Mapping[str, tuple[str, ...]] = {
+    "predict": ("case", "case and class"),
+    "score": ("case", "case and class"),
+    "tune": ("round", "revised case", "revised case and class"),
+    "evaluate": ("round", "class"),
+}
+"""What the seconds of a stage grow with."""
+
+
+def terms(size: Round, stage: str) -> list[float]:
+    """The numbers that belong to ``TERMS[stage]``.
+
+    >>> terms(Round(10, 4, 2), "tune")
+    [1.0, 4.0, 8.0]
+    """
+    known = {
+        "round": 1.0, "case": size.pool, "case and class": size.pool * size.classes, "revised case": size.revised,
+        "revised case and class": size.revised * size.classes, "class": size.classes,
+    }  # fmt: skip
+    return [float(known[name]) for name in TERMS[stage]]
+
+
+def fit(seeds: Sequence[Any], sizes: Sequence[Round], stage: str, unit: str) -> dict[str, float]:
+    """Seconds for each of the stage's terms, none below 0 (Lawson and Hanson 1974), over all seeds.
+
+    Residuals are relative: a second too much in a round of two seconds counts as ten in one of twenty.
+    """
+    from scipy.optimize import nnls
+
+    rows = np.array([terms(size, stage) for _ in seeds for size in sizes])
+    seconds = np.array([seed["sizes"][str(size)]["stages"][stage][unit] for seed in seeds for size in sizes])
+    weights = 1 / np.maximum(seconds, 1e-3)
+    found, _ = nnls(rows * weights[:, None], seconds * weights)
+    return dict(zip(TERMS[stage], (round(float(value), 4) for value in found), strict=True))
+
+
+def errors(
+    seeds: Sequence[Any], sizes: Sequence[Round], fitted: Mapping[str, Mapping[str, float]], unit: str
+) -> dict[str, float]:
+    """{size: predicted over measured less 1} of whole rounds that the fit did not see; means over seeds."""
+    out = {}
+    for size in sizes:
+        predicted = sum(
+            factor * of
+            for stage, line in fitted.items()
+            for factor, of in zip(terms(size, stage), line.values(), strict=True)
+        )
+        measured = [sum(s[unit] for s in seed["sizes"][str(size)]["stages"].values()) for seed in seeds]
+        out[str(size)] = predicted / (sum(measured) / len(measured)) - 1
+    return out
+
+
+# Operations -----------------------------------------------------------------------------------------------------------
+
+
+@cache
+def base_flops(config: BaseConfig, size: tuple[int, int, int]) -> float:
+    """Floating-point operations of one pass of a base over one window, counted by torch without computing anything."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from ctune.model.base import Base
+
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        Base(config).eval().to("meta")(torch.empty((1, 1, *size), device="meta"))
+    return float(counter.get_total_flops())
+
+
+@cache
+def head_flops(base_config: BaseConfig, width: int, size: tuple[int, int, int]) -> float:
+    """The same of one pyramid head over the features of one patch."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from ctune.model.base import Base
+    from ctune.model.heads import PyramidHead
+
+    with torch.no_grad():
+        base = Base(base_config).eval().to("meta")
+        head = PyramidHead("liver", base.channels, width).eval().to("meta")
+        features = base(torch.empty((1, 1, *size), device="meta"))
+        with FlopCounterMode(display=False) as counter:
+            head(features)
+    return float(counter.get_total_flops())
+
+
+def rate_of(device: str) -> dict[str, Any]:
+    """Operations a second of the base on an accelerator, measured; assumed where there is none."""
+    config = Config()
+    size = config.inference.patch_size
+    if not device.startswith("cuda"):
+        return {"flops": H200_FLOPS * USED, "measured": False}
+    import torch
+
+    from ctune.model.base import build_base
+
+    base, windows = build_base(config.base, 0).to(device), torch.rand((4, 1, *size), device=device)
+    with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16):
+        base(windows)
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        for _ in range(10):
+            base(windows)
+        torch.cuda.synchronize()
+    seconds = (time.perf_counter() - began) / 10
+    return {"flops": 4 * base_flops(config.base, size) / seconds, "measured": True}
+
+
+def carried_on(rate: Mapping[str, Any]) -> dict[str, Any]:
+    """A round over 8,448 CTs with Swin UNETR 48: hours on one accelerator and on sixteen, minutes of experts.
+
+    Predicting is bound by the accelerator or by the cores around it, whatever is slower. Classes tune apart from each other,
+    so that at most nine accelerators help there.
+    """
+    config = Config()
+    settings: Inference = config.inference
+    windows = len(window_corners(SHAPE, settings.patch_size, settings.overlap))
+    members, revised = 1 + len(config.importance.flips), round(POOL * SHARE)
+    one_window = base_flops(config.base, settings.patch_size)
+    # A class has its own head in the first place where it is predicted.
+    head = head_flops(config.base, config.heads.pyramid_width, config.tune.patch_size)
+    network_s = windows * members * (one_window + CLASSES * head) / rate["flops"]
+    predict_s = POOL * max(network_s, AROUND_S * members / CORES)
+    cache_s = revised * windows * one_window / rate["flops"]
+    # Backward costs about twice a forward pass (Kaplan et al. 2020, appendix B).
+    steps_s = config.tune.epochs * revised * config.tune.patches_per_case * 3 * head / rate["flops"]
+    hours = {
+        "1": (predict_s + cache_s + CLASSES * steps_s) / 3600,
+        "16": (predict_s / 16 + cache_s / 16 + steps_s) / 3600,
+    }
+    organ_s = CLASS_SECONDS + SLICE_SECONDS * SLICES + ML_SECONDS * ML
+    return {
+        "abdomenatlas_hours_on_h200": hours,
+        "abdomenatlas_expert_minutes": revised * (OPEN_SECONDS + CLASSES * organ_s) / 60,
+        "abdomenatlas": {
+            "cts": POOL, "revised": revised, "classes": CLASSES, "windows_per_ct": windows, "passes_per_window": members,
+            "teraflops_per_window": one_window / 1e12, "flops_per_second": rate["flops"],
+            "rate_is_measured": bool(rate["measured"]), "predict_hours": predict_s / 3600, "cache_hours": cache_s / 3600,
+            "tune_hours": CLASSES * steps_s / 3600,
+        },
+    }  # fmt: skip

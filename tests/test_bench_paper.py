@@ -1,0 +1,92 @@
+"""The paper's protocol at the size of a toy: what is revised when, what is wrong on purpose, what stands beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ctune.bench import paper, paper_plots, paper_tables
+from ctune.bench.catalogue import Preset
+from ctune.bench.paper import PROTOCOLS, Protocol
+from ctune.bench.study import Scale
+from ctune.classes import NEW_FOUR, NINE_ORGANS, OLD_FIVE
+from ctune.types import Source, silent
+
+TOY = Protocol(
+    {"unet_small": Scale(cases=2, revised=2, tests=1, epochs=1, look_every=1000, tune_epochs=1)},
+    {"unet_small": (("hybrid", "heads"), ("full", "all"))},
+)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("paper")
+
+
+@pytest.fixture(scope="module")
+def measured(work: Path) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PROTOCOLS, Preset.SMOKE, TOY)
+        return paper.run("smoke", (0,), work, silent)
+
+
+def test_both_settings_have_every_way_and_two_rounds(measured: Any) -> None:
+    cells = measured.details["seed 0"]["unet_small"]
+    assert set(cells) == {"table 1", "table 2"}
+    for setting, cell in cells.items():
+        assert set(cell) == {"before", "hybrid, heads", "full, all"}
+        assert set(cell["before"]) == {*(NINE_ORGANS if setting == "table 1" else OLD_FIVE)}
+        for way, rounds in cell.items():
+            if way != "before":
+                assert [set(r["dice"]) for r in rounds] == [{*NINE_ORGANS}] * 2
+    ways = measured.measures["dice"]["table 2"]
+    assert ways["before"]["new four"] == 0.0, "a class without a head finds nothing"
+    assert measured.measures["unrevised_max_abs_logit_change"] == 0.0 and measured.gates[0].passed
+
+
+def test_a_round_revises_its_own_share_of_the_cases(work: Path, measured: Any) -> None:
+    root = work / "seed-0" / "unet_small" / "table-2"
+    config = paper.config_of("smoke", "unet_small", 0)
+    study = paper.make_setting(root, config, TOY.scales["unet_small"], "table 2", 0, silent)
+    rounds = {
+        case.id: {a.round for a in study.project.pool.annotations(case.id) if a.source == Source.REVISED}
+        for case in study.project.pool.cases("pool")  # type: ignore[arg-type]
+    }
+    assert sorted(rounds.values(), key=str) == [{1}, {2}]
+
+
+def test_bad_annotations_are_near_the_truth_and_wrong(work: Path, measured: Any) -> None:
+    root = work / "seed-0" / "unet_small" / "table-1"
+    config = paper.config_of("smoke", "unet_small", 0)
+    study = paper.make_setting(root, config, TOY.scales["unet_small"], "table 1", 0, silent)
+    bad, true = paper.bad_annotations(study, "phantom_0000"), study.masks("phantom_0000", NEW_FOUR)
+    assert set(bad) == set(NEW_FOUR) and config.hybrid.order[0] == "revised", "what was wrong does not win"
+    dice = 2 * np.sum(bad["stomach"] & true["stomach"]) / (bad["stomach"].sum() + true["stomach"].sum())
+    assert 0.2 < dice < 0.95
+    assert all(np.array_equal(m, paper.bad_annotations(study, "phantom_0000")[n]) for n, m in bad.items())
+
+
+def test_what_was_published_is_quoted_as_it_was_read(tmp_path: Path) -> None:
+    quoted = paper_tables.published(None)
+    assert quoted["table 1"]["revised-only"] == {"old five": 0.106, "new four": 0.825}
+    tables = paper_tables.find_tables()
+    if tables is None:
+        pytest.skip("the paper's tables are not beside this checkout")
+    assert paper_tables.published(tables) == quoted
+
+
+def test_the_tables_may_lie_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CTUNE_PAPER_TABLES", str(tmp_path / "none.json"))
+    assert paper_tables.find_tables() is None
+
+
+def test_ours_stand_beside_theirs(measured: Any) -> None:
+    from small_result import result_of
+
+    first, second, third, _ = paper_plots.plots(result_of("paper", measured))
+    names = [bar.name for bar in first.bars]
+    assert names[0] == "before" and "published: hybrid" in names and "phantoms" in first.caption
+    assert "five that are not revised" in second.title and "Table 2" in third.title

@@ -1,0 +1,94 @@
+"""The model of scaling against lines that one can add up, and its benchmark at the size of a toy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ctune.bench import scaling, scaling_plots
+from ctune.bench.catalogue import Preset
+from ctune.bench.scaling import Plan
+from ctune.bench.scaling_model import Round, base_flops, carried_on, errors, fit, rate_of
+from ctune.config import BaseConfig
+from ctune.types import silent
+
+SIZES = (Round(4, 2, 1), Round(8, 2, 1), Round(4, 4, 1), Round(4, 2, 2), Round(8, 4, 2))
+TOY = Plan((Round(1, 1, 1), Round(2, 1, 1)), (Round(2, 2, 1),), 2, 1, channels=(2, 4))
+
+
+def seconds(size: Round) -> dict[str, float]:
+    """A machine on which everything is a straight line."""
+    return {
+        "predict": 2.0 * size.pool + 0.5 * size.pool * size.classes,
+        "tune": 3.0 + 1.0 * size.revised + 0.25 * size.revised * size.classes,
+    }
+
+
+def seed(*sizes: Round, slower: float = 1.0) -> dict[str, Any]:
+    def stages(size: Round) -> dict[str, Any]:
+        return {stage: {"cpu_seconds": slower * s} for stage, s in seconds(size).items()}
+
+    return {"sizes": {str(size): {"stages": stages(size)} for size in sizes}}
+
+
+def test_a_line_is_found_again() -> None:
+    found = fit([seed(*SIZES)], SIZES, "tune", "cpu_seconds")
+    assert found == pytest.approx(
+        {"round": 3.0, "revised case": 1.0, "revised case and class": 0.25}, abs=1e-3
+    )
+    assert fit([seed(*SIZES)], SIZES, "predict", "cpu_seconds") == pytest.approx(
+        {"case": 2.0, "case and class": 0.5}, abs=1e-3
+    )
+
+
+def test_the_error_is_that_on_sizes_that_were_not_fitted() -> None:
+    unseen, machine = Round(100, 20, 4), seed(*SIZES)
+    lines = {stage: fit([machine], SIZES, stage, "cpu_seconds") for stage in ("predict", "tune")}
+    assert errors([seed(unseen)], [unseen], lines, "cpu_seconds") == {
+        str(unseen): pytest.approx(0.0, abs=1e-3)
+    }
+    slower = errors([seed(unseen, slower=1.25)], [unseen], lines, "cpu_seconds")
+    assert slower == {"100 cases, 20 revised, 4 classes": pytest.approx(-0.2, abs=1e-3)}
+
+
+def test_operations_are_counted() -> None:
+    small = BaseConfig(architecture="unet_small", channels=(2, 4))
+    assert base_flops(small, (16, 16, 16)) * 8 == pytest.approx(base_flops(small, (32, 32, 32)), rel=0.01)
+
+
+def test_a_large_pool_on_one_and_on_sixteen() -> None:
+    assumed = rate_of("cpu")
+    found = carried_on(assumed)
+    hours = found["abdomenatlas_hours_on_h200"]
+    assert 8 < hours["1"] / hours["16"] <= 16 and not found["abdomenatlas"]["rate_is_measured"]
+    # 422 CTs, each 60 s and nine organs of 15 + 4 x 30 + .5 x 20 s.
+    assert found["abdomenatlas_expert_minutes"] == pytest.approx(422 * (60 + 9 * 145) / 60)
+    twice = carried_on({**assumed, "flops": 2 * assumed["flops"]})
+    assert twice["abdomenatlas_hours_on_h200"]["1"] < hours["1"]
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    work: Path = tmp_path_factory.mktemp("scaling")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(scaling.PLANS, Preset.SMOKE, TOY)
+        return scaling.run("smoke", (0,), work, silent)
+
+
+def test_every_stage_of_every_size_is_kept(measured: Any) -> None:
+    seed = measured.details["seed 0"]
+    assert set(seed["sizes"]) == {str(r) for r in (*TOY.fitted, *TOY.held_out)} and len(seed["rounds"]) == 2
+    for found in (*seed["sizes"].values(), *seed["rounds"]):
+        assert set(found["stages"]) == {"predict", "score", "tune", "evaluate"} and found["steps"] > 0
+    assert set(measured.measures["relative_error_on_unseen_sizes"]) == {"2 cases, 2 revised, 1 classes"}
+    assert "modelled" in measured.failures[0], "what was not measured is said"
+
+
+def test_what_is_modelled_is_drawn_as_such(measured: Any) -> None:
+    from small_result import result_of
+
+    hours, missed = scaling_plots.plots(result_of("scaling", measured))
+    assert "Modelled, not measured" in hours.caption and hours.bars[-1].name == "all, sixteen"
+    assert missed.bars[0].text.endswith("%")
