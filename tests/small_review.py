@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -99,3 +100,36 @@ def _wait_for_the_expert(made: Project, cases: int) -> None:
         seed=0, expert="expert", started=now(), arrows=dict.fromkeys(("predict", "score", "select"), done),
     )  # fmt: skip
     write_state(made, state)
+
+
+def learning_project(root: Path, epochs: int = 1) -> tuple[Project, Callable[[str, str], np.ndarray]]:
+    """A trained base and a round for one new class, the stomach, that waits for an expert; and the hidden truth."""
+    from ctune.classes import NINE_ORGANS
+    from ctune.data.importing import import_cases
+    from ctune.data.layouts import find_cases
+    from ctune.data.nifti import read_mask
+    from ctune.data.phantom import write_cohort
+    from ctune.data.splits import Splits
+    from ctune.foundation import train_model
+    from ctune.optimise import resolve_device
+    from ctune.round import start
+
+    config = preset("phantom", name="small", classes=("liver", "stomach"))
+    quick = config.model_copy(
+        update={
+            "train": config.train.model_copy(update={"epochs": 1}),
+            "tune": config.tune.model_copy(update={"epochs": epochs}),
+        }
+    )
+    made, truth = create_project(root, quick), root / "truth"
+    write_cohort(truth, 4, 0, "small")
+    found = find_cases(truth, "totalsegmentator")
+    for cases, classes, split in ((found[:3], ("liver",), Split.POOL), (found[3:], NINE_ORGANS, Split.TEST)):
+        import_cases(made.pool, cases, classes=classes, splits=Splits(rest=split), author="phantom")
+    model, _ = train_model(made, "small", ("liver",), device=resolve_device(quick.device))
+    start(made, name="small", model=model, classes=("stomach",), cases=2, expert="dr. a")
+
+    def mask(case_id: str, name: str) -> np.ndarray:
+        return read_mask(truth / case_id / "segmentations" / f"{name}.nii.gz", made.pool.grid(case_id), name)
+
+    return made, mask

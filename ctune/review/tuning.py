@@ -26,6 +26,8 @@ from ctune.types import Progress, Source, Split
 _AFTER_EXPERT = ("revise", "hybrid", "tune", "evaluate", "register")
 _EVERY = 0.3
 """Seconds between two notes of progress, at least."""
+_BEGINS_WITHIN = 30.0
+"""Seconds from the note of a new process to its lock, at most."""
 _CODE = "import sys; from ctune.review.tuning import work; work(*sys.argv[1:])"
 
 
@@ -48,7 +50,14 @@ class Tuner:
     def running(self) -> bool:
         if self.process is not None and self.process.poll() is None:
             return True
-        return not _free(self.note)
+        return self._beginning() or not _free(self.note)
+
+    def _beginning(self) -> bool:
+        """Whether a process was begun, by this server or another, that has not come as far as its lock."""
+        if not self.note.exists() or time.time() - self.note.stat().st_mtime > _BEGINS_WITHIN:
+            return False
+        found = read_json(self.note)
+        return bool(found["state"] == "running" and found["pid"] == 0) and self.process is None
 
     def status(self) -> dict[str, Any] | None:
         """What the newest tuning noted, None before the first: state (running, done, failed, stopped, interrupted), stage,

@@ -2,6 +2,7 @@
 
 import { Refused, bytes, call, json, post, sendDraft, signIn } from "./api.js";
 import { History, fillHoles, grow, interpolate } from "./tools.js";
+import { Tuning } from "./tuning.js";
 import { Viewer, WINDOWS } from "./viewer.js";
 
 const $ = (id) => document.getElementById(id);
@@ -10,7 +11,6 @@ const viewer = new Viewer($("canvas"));
 const SHAPES = ["M7 1a6 6 0 1 0 .01 0z", "M1 1h12v12H1z", "M7 0l7 13H0z", "M7 0l7 7-7 7-7-7z", "M5 0h4v5h5v4H9v5H5V9H0V5h5z", "M0 1h14L7 14z"];
 const AUTOSAVE_MS = 1000, RETRY_MS = 2000, IDLE_MS = 30000;
 const page = { items: [], open: null, editing: null, tool: "look", histories: {}, before: null, dirty: false, saving: null, seconds: 0, unsent: 0, touched: 0, spot: -1, role: "view" };
-window.review = { page, viewer }; // What tests and the curious look at.
 
 // Words ---------------------------------------------------------------------------------------------------------------
 function say(text, bad = false) {
@@ -24,6 +24,8 @@ function failed(error) {
   say(error.message, true);
 }
 const guarded = (work) => (...args) => Promise.resolve().then(() => work(...args)).catch(failed);
+const tuning = new Tuning(guarded(loadQueue), say);
+window.review = { page, viewer, tuning }; // What tests and the curious look at.
 function saved(state, text) { $("saved").dataset.state = state; $("saved").textContent = text; }
 
 // Queue ---------------------------------------------------------------------------------------------------------------
@@ -36,6 +38,7 @@ async function loadQueue() {
   options($("by-class"), "every class", found.items.flatMap((i) => i.classes));
   options($("by-expert"), "every expert", found.items.flatMap((i) => i.experts));
   drawQueue();
+  await tuning.look(found.role);
 }
 function options(select, every, values) {
   const chosen = select.value;
@@ -196,7 +199,7 @@ const actions = {
   interpolate: () => apply(interpolate(viewer.bitmap, viewer.dims)),
   absent: () => { viewer.bitmap = new Uint8Array(viewer.bitmap.length); page.histories[page.editing].add(page.before, viewer.bitmap); touch(); say(`${page.editing} marked as absent.`); },
   undo: () => back("undo"), redo: () => back("redo"), spot, layout: () => viewer.nextLayout(), help: () => $("help").showModal(),
-  edited: () => verdict("edited"), as_is: () => verdict("as_is"), cannot_judge: () => verdict("cannot_judge"),
+  tune: () => tuning.begin(), edited: () => verdict("edited"), as_is: () => verdict("as_is"), cannot_judge: () => verdict("cannot_judge"),
 };
 const draws = ["grow", "holes", "interpolate", "absent", "undo", "redo", "edited", "as_is", "cannot_judge"];
 const act = guarded((name) => (draws.includes(name) && (!page.open || page.role === "view") ? say("Open a case with the role to revise first.") : actions[name]()));

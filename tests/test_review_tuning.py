@@ -1,0 +1,122 @@
+"""The live loop: from a revised case to the next round's queue, and what a kill in the middle costs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from small_review import learning_project, review_project
+from starlette.testclient import TestClient
+
+from ctune.data.files import read_json, write_json
+from ctune.errors import RoundError
+from ctune.project import Project
+from ctune.review.desk import ReviewDesk
+from ctune.review.server import build_app
+from ctune.review.tokens import Expert
+from ctune.review.tuning import Tuner
+from ctune.round import rounds
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="module")
+def learning(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """A project with a trained base whose round 1 waits; one case is revised as the truth has it."""
+    made, truth = learning_project(tmp_path_factory.mktemp("learning") / "project")
+    desk = ReviewDesk(made)
+    case_id = desk.rows()[0].case_id
+    desk.hand_in(case_id, {"stomach": truth(case_id, "stomach")}, "dr. a", "edited", "")
+    yield made
+    Tuner(made).stop()
+
+
+def until(tuner: Tuner, true: str, patience: float = 120.0) -> dict:
+    end = time.monotonic() + patience
+    while time.monotonic() < end:
+        status = tuner.status()
+        if status and (status["state"] == true or status["arrow"] == true):
+            return status
+        if status and status["state"] == "failed":
+            break
+        time.sleep(0.05)
+    raise AssertionError(f"expected {true}, got {tuner.status()}")
+
+
+def test_a_tuning_that_is_killed_goes_on_and_the_next_round_is_in_the_queue(learning: Project) -> None:
+    tuner, before = Tuner(learning), rounds(learning)[-1]
+    assert tuner.start("dr. a")["state"] == "running"
+    with pytest.raises(RoundError, match="expected no tuning at work, one is; wait for it"):
+        Tuner(learning).start("dr. b")
+    status = until(tuner, "tune")
+    os.kill(int(status["pid"]), signal.SIGKILL)
+    assert tuner.process is not None
+    tuner.process.wait()
+    assert tuner.status()["state"] == "interrupted"  # type: ignore[index]
+    revised = learning.pool.annotations(ReviewDesk(learning).rows()[0].case_id, "stomach")
+    assert [r.author for r in revised if r.round == 1] == ["dr. a"], "what was revised is there"
+    app = build_app(learning, link_token="once", owner=Expert("dr. a", "tune"))
+    browser = TestClient(app)
+    session = browser.post("/api/session", json={"token": "once"}).json()["session"]
+    browser.headers["authorization"] = f"Bearer {session}"
+    assert browser.get("/api/tuning").json()["state"] == "running", "a server that starts goes on with it"
+    assert browser.get("/api/queue").json()["round"] == 1, "the old queue stands until the new one is made"
+    done = until(Tuner(learning), "done")
+    first, second = rounds(learning)
+    assert first.model_out == second.model and first.number == before.number and second.next_arrow == "revise"
+    assert list(done["dice"]) and done["dice"]["stomach"][0] is None, (
+        "a new class, measured on the test cases"
+    )
+    queue = browser.get("/api/queue").json()
+    assert queue["round"] == 2 and queue["items"] and queue["done"] == 0
+    predicted = ReviewDesk(learning).predicted(queue["items"][0]["id"])
+    assert "stomach" in predicted, "the new class is predicted now"
+
+
+def test_a_case_of_the_old_queue_stays_open(learning: Project) -> None:
+    desk = ReviewDesk(learning)
+    if desk.round_number != 2:
+        pytest.skip("needs the round that the test before makes")
+    old = next(r.case_id for r in desk.rows(1))
+    assert desk.round_of(old) in (1, 2) and desk.case(old, "dr. a")["id"] == old
+
+
+def test_nothing_revised_nothing_tuned(tmp_path: Path) -> None:
+    tuner = Tuner(review_project(tmp_path / "project"))
+    with pytest.raises(
+        RoundError, match="round 1: expected at least one revised case to learn from, found none"
+    ):
+        tuner.start("dr. a")
+    assert tuner.status() is None and tuner.stop() is None and not tuner.go_on()
+
+
+def test_a_fault_is_told(tmp_path: Path) -> None:
+    """The model of this round is in no registry."""
+    made = review_project(tmp_path / "project")
+    ReviewDesk(made).accept("case_1", "dr. a", edited=False, comment="")
+    tuner = Tuner(made)
+    tuner.start("dr. a")
+    end = time.monotonic() + 60
+    while tuner.running and time.monotonic() < end:
+        time.sleep(0.05)
+    status = tuner.status()
+    assert status and status["state"] == "failed" and status["error"]
+
+
+def test_who_may_tune(tmp_path: Path) -> None:
+    made = review_project(tmp_path / "project")
+    browser = TestClient(build_app(made, link_token="once", owner=Expert("dr. a", "revise")))
+    session = browser.post("/api/session", json={"token": "once"}).json()["session"]
+    answer = browser.post("/api/tuning", headers={"authorization": f"Bearer {session}"})
+    assert answer.status_code == 403 and "expected the role tune, dr. a has revise" in answer.json()["error"]
+
+
+def test_a_note_of_a_process_that_is_gone_is_no_running_tuning(tmp_path: Path) -> None:
+    tuner = Tuner(review_project(tmp_path / "project"))
+    tuner.note.parent.mkdir(exist_ok=True)
+    write_json(tuner.note, {"state": "running", "pid": 1, "expert": "dr. a", "round": 1})
+    assert tuner.status()["state"] == "interrupted" and read_json(tuner.note)["state"] == "running"  # type: ignore[index]
