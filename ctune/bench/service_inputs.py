@@ -107,7 +107,7 @@ def _token(rng: np.random.Generator, whole: bytes) -> Bad:
     tokens = [
         "",
         "Bearer",
-        "Bearer ",
+        "Bearer  x",
         "Bearer x" * 500,
         f"Basic {rng.bytes(9).hex()}",
         f"Bearer {rng.bytes(32).hex()}",
