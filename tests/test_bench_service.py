@@ -23,7 +23,7 @@ from ctune.serve.service import Service, Settings
 from ctune.serve.tokens import Tokens
 
 FOUND = {
-    "ready": {"first": 9.0, "later": [2.0, 3.0, 4.0]},
+    "ready": {"first": 9.0, "later": [2.0, 3.0, 4.0], "processor": [1.0, 2.0, 2.5]},
     "overhead": {"direct": [1.0, 1.0, 1.0], "service": [1.02, 1.02, 1.02]},
     "parallel": {"asked": 16, "failed": 0, "different": 0},
     "memory": {"requests": 30, "resident_mb": [300.0, 400.0, 404.0, 402.0]},
@@ -67,6 +67,7 @@ def test_bad_inputs_are_never_an_error_of_the_service(tmp_path: Path) -> None:
 def test_figures_are_medians_and_95th_percentiles_and_keep_their_bounds() -> None:
     found = summary(FOUND)
     assert (found["ready_seconds"], found["swap_seconds"], found["swap_seconds_max"]) == (3.0, 0.2, 0.3)
+    assert found["ready_processor_seconds"] == 2.0
     assert found["overhead_p95_ratio"] == pytest.approx(1.02)
     assert found["memory_growth_ratio"] == pytest.approx(1.01)
     assert (found["bad_inputs"], found["failed_requests"], found["jobs_lost"]) == (5, 0, 0)

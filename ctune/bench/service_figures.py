@@ -20,6 +20,7 @@ def summary(found: Mapping[str, Any]) -> dict[str, Any]:
         bad.update(counts)
     return {
         "ready_seconds": median(found["ready"]["later"]),
+        "ready_processor_seconds": median(found["ready"]["processor"]),
         "first_ready_seconds": found["ready"]["first"],
         "overhead_p95_ratio": service / direct,
         "overhead_p95_excess_ms": 1000 * (service - 1.05 * direct),
