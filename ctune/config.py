@@ -113,6 +113,14 @@ class Optimisation(Section):
     intensity_shift_probability: float = Field(0.2, ge=0, le=1)
     mixed_precision: bool = True
     """bfloat16 autocast on a GPU; ignored on a CPU."""
+    accumulate: int = Field(1, ge=1)
+    """Parts in which a batch runs, one after the other: the same step with less memory. Not for heads on a frozen base."""
+    prefetch: int = Field(4, ge=0)
+    """Batches that are drawn while the network works; 0 draws each when it is needed."""
+    channels_last: Literal["auto"] | bool = "auto"
+    """Memory format of training; auto: channels last for convolutional networks on a CPU, and on a GPU in mixed precision."""
+    compile: bool = False
+    """torch.compile of the network while it trains: minutes at first, then faster on a GPU."""
     checkpoint_every: int = Field(10, ge=1)
     """Epochs between checkpoints."""
     validate_every: int = Field(5, ge=0)

@@ -14,6 +14,7 @@ from ctune.compositions import Model, Tuned, load_model, register_model
 from ctune.config import Tuning as TuneSettings
 from ctune.continual import Tuning, tune_model, validation_data, watch_training
 from ctune.data.prepared import PreparedCase
+from ctune.distributed import ALONE, Group
 from ctune.errors import PoolError, UsageError
 from ctune.model.base import build_base
 from ctune.model.heads import build_head
@@ -34,11 +35,13 @@ def train_model(
     *,
     device: torch.device,
     on_progress: OnProgress = silent,
+    group: Group = ALONE,
 ) -> tuple[str, TrainResult]:
     """Train a base with one head a class on the pool's annotations, and register it as a version of `name`.
 
     `classes` are by default all of the project's that the pool annotates. A run that was killed goes on from its
-    checkpoint. Returns the model's digest. Raises PoolError when there is nothing to learn from.
+    checkpoint. Returns the model's digest. With several processes (`group`) each calls this; the first prepares the cases,
+    looks at the validation cases and registers. Raises PoolError when there is nothing to learn from.
     """
     config = project.config
     found = annotated_classes(project)
@@ -56,17 +59,23 @@ def train_model(
     base = build_base(config.base, config.seed)
     heads = {c: build_head(c, config.heads.kind, base, config.seed, config.heads) for c in wanted}
     network = Network(base, heads)
+    # The first brings images and labels into the network's space, the others find them there.
+    group.told(lambda: len(training_data(project, wanted, wanted, TuneSettings(data="full"))[0]))
     cases, used = training_data(project, wanted, wanted, TuneSettings(data="full"))
-    result, look = _train_watched(project, name, network, cases, device, on_progress)
+    result, look = _train_watched(project, name, network, cases, device, on_progress, group)
     settings = config.train.model_dump(mode="json")
-    measured, said = {"seconds": result.seconds, "device": str(device)}, seen(look) if look else {}
+    measured = {"seconds": result.seconds, "device": str(device), "processes": group.size}
+    said = seen(look) if look else {}
     tuned = {
         c: Tuned(used[c], settings, config.seed, 0, {**measured, "validation": said.get(c)}) for c in wanted
     }
-    digest = register_model(
-        project.open_registry(), name, network, config, tuned, note="trained from scratch"
-    )
-    return digest, result
+
+    def register() -> str:
+        return register_model(
+            project.open_registry(), name, network, config, tuned, note="trained from scratch"
+        )
+
+    return group.told(register), result
 
 
 def _train_watched(
@@ -76,20 +85,20 @@ def _train_watched(
     cases: Sequence[PreparedCase],
     device: torch.device,
     on_progress: OnProgress,
+    group: Group,
 ) -> tuple[TrainResult, Look | None]:
-    """Train, and end with the weights that did best on the validation cases; with the last ones where there is no case."""
+    """Train, and in the first process end with the weights that did best on the validation cases; with the last ones where there is no case."""
     config, checkpoint = project.config, checkpoint_path(project, name)
     network.to(device)
     watched = validation_data(project, network.classes) if config.train.validate_every else []
     watch = watch_training(project, network, watched, config.train, device, checkpoint.with_suffix(".best"))
     if watch:
-        about = [c.case_id for c in (*cases, *watched)]
-        watch.resume(identity_of(config.train, config.seed, network.classes, about))
+        watch.resume(identity_of(config.train, config.seed, network, network.classes, [*cases, *watched]))
     result = train(
         network, cases, config.train, seed=config.seed, device=device, checkpoint=checkpoint,
-        on_epoch=watch.on_epoch if watch else None, on_progress=on_progress,
+        on_epoch=watch.on_epoch if watch else None, on_progress=on_progress, group=group,
     )  # fmt: skip
-    look = watch.restore() if watch else None
+    look = watch.restore() if watch and group.first else None
     settle(network)
     return result, look
 

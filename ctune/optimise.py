@@ -82,8 +82,18 @@ def target_of(labels: Mapping[str, np.ndarray], classes: Sequence[str], shape: t
     return target
 
 
+@dataclass(frozen=True)
+class Place:
+    """Which patches of an epoch a batch is made of: positions in the epoch's order, and the cases there."""
+
+    epoch: int
+    positions: tuple[int, ...]
+    cases: tuple[int, ...]
+
+
 class PatchBatches:
-    """Batches of random patches; epoch e is drawn by a generator of its own, so any epoch can be drawn again.
+    """Batches of random patches. Each patch is drawn by a generator of its own (seed, epoch, position): any of them can be
+    drawn again, in any order, by any process.
 
     `classes` gives the channels of the targets; cases that annotate none of them are refused (ModelError).
     """
@@ -109,18 +119,37 @@ class PatchBatches:
     def steps_per_epoch(self) -> int:
         return math.ceil(len(self.samplers) * self.settings.patches_per_case / self.settings.batch_size)
 
-    def epoch(self, number: int) -> Iterator[Batch]:
-        """The batches of one epoch, every case `patches_per_case` times, in an order drawn for this epoch."""
-        rng = np.random.default_rng([self.seed, number])
-        order = rng.permutation(np.repeat(np.arange(len(self.samplers)), self.settings.patches_per_case))
-        for start in range(0, len(order), self.settings.batch_size):
-            pairs = [self._draw(int(i), rng) for i in order[start : start + self.settings.batch_size]]
-            yield Batch(
-                torch.from_numpy(np.stack([image for image, _ in pairs])[:, None]),
-                torch.from_numpy(np.stack([target for _, target in pairs])),
-            )
+    def places(self, epoch: int, rank: int = 0, size: int = 1) -> list[Place]:
+        """The batches of one epoch, every case `patches_per_case` times, in an order drawn for this epoch.
 
-    def _draw(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        Of `size` processes the one of `rank` gets every `size`-th patch of each batch; there may be none in the last one.
+        """
+        rng = np.random.default_rng([self.seed, epoch])
+        order = rng.permutation(np.repeat(np.arange(len(self.samplers)), self.settings.patches_per_case))
+        out = []
+        for start in range(0, len(order), self.settings.batch_size):
+            stop = min(start + self.settings.batch_size, len(order))
+            positions = range(start + rank, stop, size)
+            out.append(Place(epoch, tuple(positions), tuple(int(order[p]) for p in positions)))
+        return out
+
+    def draw(self, place: Place) -> Batch:
+        """The patches of a batch; one with nothing labelled where the place has none, so that every process has a step."""
+        pairs = [self._draw(place.epoch, p, c) for p, c in zip(place.positions, place.cases, strict=True)]
+        if not pairs:
+            image, target = self._draw(place.epoch, 0, 0)
+            pairs = [(image, np.full_like(target, UNLABELLED))]
+        return Batch(
+            torch.from_numpy(np.stack([image for image, _ in pairs])[:, None]),
+            torch.from_numpy(np.stack([target for _, target in pairs])),
+        )
+
+    def epoch(self, number: int) -> Iterator[Batch]:
+        """The batches of one epoch."""
+        return map(self.draw, self.places(number))
+
+    def _draw(self, epoch: int, position: int, index: int) -> tuple[np.ndarray, np.ndarray]:
+        rng = np.random.default_rng([self.seed, epoch, position])
         image, labels = self.samplers[index].draw(rng, self.settings.positive_share)
         image, labels = augment(image, labels, self.settings, rng)
         return np.ascontiguousarray(image), target_of(labels, self.classes, image.shape)
@@ -134,9 +163,21 @@ class Checkpoint:
     losses: tuple[float, ...]
 
 
-def identity_of(settings: Optimisation, seed: int, classes: Sequence[str], case_ids: Sequence[str]) -> str:
-    """What must be equal for a checkpoint to be continued."""
-    plain = [settings.model_dump(mode="json"), seed, list(classes), sorted(case_ids)]
+HOW = {"accumulate", "prefetch", "channels_last", "compile", "checkpoint_every"}
+"""Settings of how a training runs, not of what comes of it: a checkpoint may be continued with others."""
+
+
+def identity_of(
+    settings: Optimisation,
+    seed: int,
+    module: nn.Module,
+    classes: Sequence[str],
+    cases: Sequence[PreparedCase],
+) -> str:
+    """What must be equal for a checkpoint to be continued: settings, seed, network, and every byte of the data."""
+    shapes = {name: list(value.shape) for name, value in module.state_dict().items()}
+    what = settings.model_dump(mode="json", exclude=HOW)
+    plain = [what, seed, shapes, list(classes), sorted(case.digest() for case in cases)]
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
@@ -151,6 +192,15 @@ def save_checkpoint(
     about = {"epoch": str(at.epoch), "losses": json.dumps(at.losses), "identity": identity}
     with write_atomically(path) as temporary:
         save_file(tensors, temporary, metadata=about)
+
+
+def set_aside(path: Path) -> str:
+    """Rename a checkpoint that is not continued; what happened in words, empty when there was none."""
+    if not path.exists():
+        return ""
+    aside = path.with_suffix(".other" + path.suffix)
+    path.replace(aside)
+    return f"begins anew: the checkpoint {path.name} is damaged, or of other data, settings or another network; it is now {aside.name}"
 
 
 def load_checkpoint(

@@ -40,6 +40,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "ctune.select",
         "ctune.hybrid",
         "ctune.train",
+        "ctune.distributed",
+        "ctune.prefetch",
         "ctune.stop",
         "ctune.subpatches",
         "ctune.tune",

@@ -87,7 +87,7 @@ def test_a_checkpoint_that_does_not_fit_is_not_used(tmp_path: Path, damage: str)
         checkpoint=checkpoint,
         on_progress=lambda s: seen.append(s.done),
     )
-    assert seen == [1, 2]
+    assert seen == [0, 1, 2], "told that it begins anew, then both epochs"
 
 
 def test_a_class_nobody_annotated_is_never_background() -> None:
@@ -123,3 +123,47 @@ def test_a_device_that_is_not_there() -> None:
     assert resolve_device("auto") == CPU
     with pytest.raises(ModelError, match='found none; set device = "auto" or "cpu"'):
         resolve_device("cuda")
+
+
+def test_what_is_drawn_ahead_is_what_is_drawn_when_asked() -> None:
+    prints = []
+    for prefetch in (0, 1, 7):
+        net = network()
+        result = train(net, CASES, settings(prefetch=prefetch), seed=0, device=CPU)
+        prints.append(fingerprint(net))
+        assert 0 <= result.waited <= result.seconds
+    assert len(set(prints)) == 1
+
+
+def test_the_patches_of_processes_are_those_of_one() -> None:
+    batches = PatchBatches(CASES, ("liver", "spleen"), settings(batch_size=4), seed=3)
+    whole, parts = batches.places(2), [batches.places(2, rank, 3) for rank in range(3)]
+    for number, place in enumerate(whole):
+        shared = [p for rank in range(3) for p in parts[rank][number].positions]
+        assert sorted(shared) == list(place.positions)
+    last = parts[2][-1]
+    assert last.positions == (), "six patches in batches of four: two processes share the last two"
+    assert bool((batches.draw(last).target == UNLABELLED).all())
+
+
+def test_memory_formats_and_compilation_leave_the_network_as_it_was() -> None:
+    for changes in ({"channels_last": True}, {"channels_last": False}, {"channels_last": "auto"}):
+        net = network()
+        train(net, CASES, settings(**changes), seed=0, device=CPU)
+        assert all(p.is_contiguous() for p in net.parameters())
+
+
+def test_a_checkpoint_of_other_data_is_set_aside_and_said(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "at.safetensors"
+    train(network(), CASES, settings(), seed=0, device=CPU, checkpoint=checkpoint)
+    kept = checkpoint.read_bytes()
+    changed = prepared(2, ("liver", "spleen"))
+    changed.labels["liver"][0, 0, 0] ^= 1  # type: ignore[index]
+    result = train(network(), [*CASES[:2], changed], settings(), seed=0, device=CPU, checkpoint=checkpoint)
+    assert result.resumed == 0
+    assert result.note.startswith("begins anew: the checkpoint at.safetensors is damaged, or of other data")
+    assert (tmp_path / "at.other.safetensors").read_bytes() == kept
+    again = train(
+        network(), [*CASES[:2], changed], settings(prefetch=0), seed=0, device=CPU, checkpoint=checkpoint
+    )
+    assert (again.resumed, again.note) == (2, ""), "how it runs is no reason to begin anew"

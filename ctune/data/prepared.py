@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,19 @@ class PreparedCase:
     """One case on the network's grid; arrays are memory-mapped and read-only.
 
     key: names the CT's bytes and the preprocessing. image: (X, Y, Z) float32 in [0, 1].
-    labels: {class: (X, Y, Z) uint8}, 0, 1 or UNLABELLED.
+    labels: {class: (X, Y, Z) uint8}, 0, 1 or UNLABELLED. label_keys: {class: names the bytes of its mask}, where known.
     """
 
     case_id: str
     key: str
     image: Volume
     labels: Mapping[str, Mask]
+    label_keys: Mapping[str, str] = field(default_factory=dict)
+
+    def digest(self) -> str:
+        """Names everything that training sees of the case."""
+        labels = {name: self.label_keys.get(name) or _mask_digest(mask) for name, mask in self.labels.items()}
+        return _digest([self.case_id, self.key, labels])
 
 
 def prepare(
@@ -59,9 +65,8 @@ def prepare(
         for name, found in labels.items():
             if found is None:
                 labels[name] = _keep(paths[name], labels_to_network(masks[name], frame))
-    return PreparedCase(
-        case_id, key, image, {name: mask for name, mask in labels.items() if mask is not None}
-    )
+    ready = {name: mask for name, mask in labels.items() if mask is not None}
+    return PreparedCase(case_id, key, image, ready, {name: path.name for name, path in paths.items()})
 
 
 def _keep(path: Path, array: npt.NDArray[Any]) -> npt.NDArray[Any]:

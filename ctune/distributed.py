@@ -1,0 +1,75 @@
+"""Several processes that train one network, as torchrun starts them: who is who, and what only the first does.
+
+The group is torch's own (gloo on CPUs, NCCL on GPUs); without torchrun there is a group of one, and nothing here costs anything.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+
+Result = TypeVar("Result")
+
+PATIENCE = timedelta(hours=12)
+"""How long processes wait for the first, which may be preparing a pool or looking at validation cases."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """This process among those that train together. rank: from 0. size: how many. local: rank on this machine."""
+
+    rank: int = 0
+    size: int = 1
+    local: int = 0
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes, registers and speaks."""
+        return self.rank == 0
+
+    def device(self, asked: torch.device) -> torch.device:
+        """The device of this process: each takes a GPU of its own."""
+        return torch.device("cuda", self.local) if asked.type == "cuda" and self.size > 1 else asked
+
+    def told(self, do: Callable[[], Result]) -> Result:
+        """What `do` gives in the first process; the others wait for it and do nothing. It must be small."""
+        if self.size == 1:
+            return do()
+        told: list[Any] = [do() if self.first else None]
+        dist.broadcast_object_list(told, src=0)
+        return cast("Result", told[0])
+
+    def total(self, value: torch.Tensor) -> torch.Tensor:
+        """The sum of a tensor over all processes, in place."""
+        if self.size > 1:
+            dist.all_reduce(value)
+        return value
+
+
+ALONE = Group()
+
+
+@contextmanager
+def joined() -> Iterator[Group]:
+    """The group that torchrun's environment describes; of this process alone without it."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield ALONE
+        return
+    group = Group(int(os.environ["RANK"]), size, int(os.environ.get("LOCAL_RANK", "0")))
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.set_device(group.local)
+    # Two groups in one: objects and flags travel by gloo also where gradients travel by NCCL.
+    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=PATIENCE)
+    try:
+        yield group
+    finally:
+        dist.destroy_process_group()
