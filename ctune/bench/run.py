@@ -22,6 +22,8 @@ _SAVE_S = 5
 """Seconds between two notes of how long an attempt has taken, for when it is killed."""
 _NOTES = ("attempts.json", "curve.json")
 """Files that are written again and again and are no place to begin from."""
+_PASSING = (".tmp", ".lock", "-shm", "-wal")
+"""In names of files that opening something changes already."""
 
 
 def run_bench(
@@ -109,8 +111,10 @@ class _Watch:
     def _kept_something(self) -> bool:
         """Whether this attempt left what the next begins with: else the same command would stop there for ever."""
         for path in self._path.parent.rglob("*"):
-            notes = path.name in _NOTES or ".tmp" in path.name or "cache" in path.parts
-            if not notes and path.is_file() and path.stat().st_mtime > self._since:
+            noted = (
+                path.name in _NOTES or "cache" in path.parts or any(part in path.name for part in _PASSING)
+            )
+            if not noted and path.is_file() and path.stat().st_mtime > self._since:
                 return True
         return False
 

@@ -129,21 +129,20 @@ def make_study(
     revised, root, ready = tuple(found[int(i)].id for i in sorted(drawn)), work / "project", work / "ready"
     if not ready.exists():
         shutil.rmtree(root, ignore_errors=True)
-        _fill(Study(create_project(root, config), truth, scale, revised, seed), on_progress)
+        # In silence: a run that stops at a step would make a project that is half filled anew, for ever.
+        _fill(Study(create_project(root, config), truth, scale, revised, seed))
         ready.touch()
     return Study(Project(open_project(root).root, config), truth, scale, revised, seed)
 
 
-def _fill(study: Study, on_progress: OnProgress) -> None:
+def _fill(study: Study) -> None:
     pool, scale, found = study.project.pool, study.scale, list(study.truth.values())
     halves = (
         (found[: scale.cases], scale.old, Split.POOL),
         (found[scale.cases :], scale.classes, Split.TEST),
     )
     for cases, classes, split in halves:
-        report = import_cases(
-            pool, cases, classes=classes, splits=Splits(rest=split), author=EXPERT, on_progress=on_progress
-        )
+        report = import_cases(pool, cases, classes=classes, splits=Splits(rest=split), author=EXPERT)
         if report.refused:
             raise DataError(f"expected every case to be imported, got: {report.refused[0].reason}")
     for case_id in study.revised:
