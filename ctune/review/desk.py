@@ -123,7 +123,6 @@ class ReviewDesk:
                 for i, n in enumerate(self.classes(case_id))
             ],
             "drafts": self.state.drafts(case_id, expert, self.round_of(case_id)),
-            "spots": [asdict(spot) for spot in self.spots(case_id)],
             "seconds": self.state.add_seconds(case_id, expert, self.round_of(case_id), 0.0),
             "agreement": self.agreement(case_id), "experts": self.revisers(case_id),
         }  # fmt: skip

@@ -25,9 +25,10 @@ class Spot:
 
 def find_spots(heat: npt.NDArray[np.int32], grid: Grid) -> list[Spot]:
     """The connected regions of `heat` (X, Y, Z; 0 to 255), largest first."""
-    regions, count = ndimage.label(heat >= _HOT)
-    if not count:
+    hot = heat >= _HOT
+    if not hot.any():
         return []
+    regions, count = ndimage.label(hot)
     sizes = np.bincount(regions.ravel(), minlength=count + 1)[1:]
     boxes = ndimage.find_objects(regions)
     order = np.argsort(-sizes, kind="stable")[:_MOST_SPOTS]

@@ -1,7 +1,7 @@
 // The page: which case is open, which class is edited, what is saved.
 
 import { Refused, bytes, call, json, post, sendDraft, signIn } from "./api.js";
-import { History, fillHoles, grow, interpolate } from "./tools.js";
+import { History, differences, fillHoles, grow, interpolate } from "./tools.js";
 import { Tuning } from "./tuning.js";
 import { Viewer, WINDOWS } from "./viewer.js";
 
@@ -68,18 +68,24 @@ async function next(by = 1) {
 // One case ------------------------------------------------------------------------------------------------------------
 async function open(id) {
   await leave();
-  const about = await json(`/cases/${id}`), at = `/cases/${id}`;
+  const at = `/cases/${encodeURIComponent(id)}`, opened = performance.now();
+  const later = [bytes(`${at}/labels`), bytes(`${at}/attention`).catch(() => null), json(`${at}/spots`)];
+  later.forEach((one) => one.catch(() => {})); // Told below, where it is waited for.
+  const [about, ct] = await Promise.all([json(at), bytes(`${at}/ct?unpacked=1`)]);
+  page.editing = null;
+  await viewer.show(ct, $("window").value);
+  page.firstPicture = performance.now() - opened;
   try { if (page.role !== "view") await post(`${at}/lease`); } catch (error) { failed(error); }
-  const [ct, labels, heat] = await Promise.all([bytes(`${at}/ct`), bytes(`${at}/labels`), bytes(`${at}/attention`).catch(() => null)]);
-  await viewer.show(ct, labels, heat, about.classes, about.gzip);
-  Object.assign(page, { open: about, editing: null, histories: {}, seconds: about.seconds, unsent: 0, spot: -1, dirty: false });
+  const [labels, heat, spots] = await Promise.all(later);
+  about.spots = spots;
+  await viewer.overlays(labels, heat, about.classes, $("opacity").value / 100, $("heat").value / 100);
+  Object.assign(page, { open: about, histories: {}, seconds: about.seconds, unsent: 0, spot: -1, dirty: false });
   $("empty").hidden = true; $("case").textContent = id; $("why").textContent = about.reason; $("comment").value = "";
   $("agreement").hidden = about.agreement === null;
   if (about.agreement !== null) $("agreement").textContent = `${about.experts.join(" and ")} have revised this case. Lowest Dice: ${about.agreement.toFixed(2)}`;
   $("spot").textContent = `${about.spots.length} hot spots`;
   saved("idle", Object.keys(about.drafts).length ? "your draft goes on" : "nothing to save");
   await edit(about.to_revise[0] ?? about.classes[0].name);
-  viewer.window($("window").value); viewer.opacity($("opacity").value / 100); viewer.heat($("heat").value / 100);
   if (about.spots.length) spot();
   drawQueue(); clock();
 }
@@ -122,15 +128,15 @@ function changed() {
   const now = viewer.bitmap, before = page.before;
   const low = Number($("low").value), high = Number($("high").value);
   let mended = false;
-  for (let i = 0; i < now.length; i++) {
-    if (now[i] === before[i] || !now[i]) continue;
+  for (const i of differences(before, now)) {
+    if (!now[i]) continue;
     const outside = page.tool === "threshold" && (viewer.image[i] < low || viewer.image[i] > high);
     if (outside || viewer.locked(i)) { now[i] = before[i]; mended = true; }
   }
   if (mended) viewer.refresh();
   if (page.histories[page.editing].add(before, now)) touch();
 }
-function touch() { page.before = viewer.bitmap.slice(); page.dirty = true; saved("waiting", "not saved yet"); schedule(AUTOSAVE_MS); }
+function touch() { page.before.set(viewer.bitmap); page.dirty = true; saved("waiting", "not saved yet"); schedule(AUTOSAVE_MS); }
 function apply(bitmap) { viewer.bitmap = bitmap; changed(); }
 function back(way) {
   if (page.editing && page.histories[page.editing][way](viewer.bitmap)) { viewer.refresh(); touch(); } else say(`Nothing to ${way}.`);

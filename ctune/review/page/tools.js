@@ -77,12 +77,20 @@ function chamfer(slice, nx, ny, target) {
   return d;
 }
 
+// Where two bitmaps differ: four voxels at a time, since most do not.
+export function differences(before, now) {
+  const out = [], words = now.length >> 2;
+  const a = new Uint32Array(before.buffer, before.byteOffset, words), b = new Uint32Array(now.buffer, now.byteOffset, words);
+  for (let w = 0; w < words; w++) if (a[w] !== b[w]) for (let i = 4 * w; i < 4 * w + 4; i++) if (before[i] !== now[i]) out.push(i);
+  for (let i = 4 * words; i < now.length; i++) if (before[i] !== now[i]) out.push(i);
+  return out;
+}
+
 // Undo and redo, as the voxels that changed: `before` and `now` are whole bitmaps, the difference is kept.
 export class History {
   constructor() { this.done = []; this.undone = []; }
   add(before, now) {
-    const changed = [];
-    for (let i = 0; i < now.length; i++) if (now[i] !== before[i]) changed.push(i);
+    const changed = differences(before, now);
     if (!changed.length) return false;
     this.done.push({ where: Uint32Array.from(changed), was: Uint8Array.from(changed, (i) => before[i]), is: Uint8Array.from(changed, (i) => now[i]) });
     this.undone = [];

@@ -15,23 +15,36 @@ export class Viewer {
       isOrientCube: false, backColor: [0, 0, 0, 1], crosshairColor: [1, 1, 1, 0.45], textHeight: 0.035, dragAndDropEnabled: false, logLevel: "error" });
     this.layout = 0;
   }
-  async start() { await this.nv.attachToCanvas(this.canvas); }
+  async start() {
+    await this.nv.attachToCanvas(this.canvas);
+    // Without a graphics card every picture of the volume costs seconds, each brush stroke too: then 3-D comes only when asked for.
+    const gl = this.nv.gl, about = gl.getExtension("WEBGL_debug_renderer_info");
+    this.software = /swiftshader|llvmpipe|software|basic render/i.test(gl.getParameter(about ? about.UNMASKED_RENDERER_WEBGL : gl.RENDERER));
+    this.nv.opts.multiplanarShowRender = this.software ? 0 : 1;
+  }
 
-  async show(ct, labels, heat, classes, gzip) {
+  // The CT alone: the first picture. What lies over it comes with `overlays`.
+  async show(ct, range) {
     const nv = this.nv;
     nv.drawBitmap = null;
     while (nv.volumes.length) nv.removeVolume(nv.volumes.at(-1));
-    const load = (data, name, more) => NVImage.loadFromFile({ file: new File([data], name), name, ...more });
-    const volumes = [await load(ct, gzip ? "ct.nii.gz" : "ct.nii", { colormap: "gray" }), await load(labels, "labels.nii", { opacity: 0.55 })];
-    if (heat) volumes.push(await load(heat, "attention.nii.gz", { colormap: "inferno", opacity: 0.35, cal_min: 40, cal_max: 255 }));
-    volumes.forEach((v) => nv.addVolume(v));
+    const [cal_min, cal_max] = WINDOWS[range] ?? [NaN, NaN];
+    nv.addVolume(await load(ct, "ct.nii", { colormap: "gray", cal_min, cal_max }));
+    this.#setLayout();
+  }
+  // Nothing is drawn before `edit`: each drawing of all volumes anew takes seconds without a graphics card.
+  async overlays(labels, heat, classes, opacity, heatOpacity) {
+    const nv = this.nv;
+    const volumes = [await load(labels, "labels.nii", { opacity })];
+    if (heat) volumes.push(await load(heat, "attention.nii.gz", { colormap: "inferno", opacity: heatOpacity, cal_min: 40, cal_max: 255 }));
+    nv.volumes.push(...volumes);
+    nv.drawOpacity = Math.min(1, opacity * 1.3);
     this.labels = nv.volumes[1];
     this.labels.setColormapLabel(table(classes));
     this.whole = Uint8Array.from(this.labels.img);
     this.image = nv.volumes[0].img2RAS();
     this.dims = nv.volumes[0].dimsRAS.slice(1, 4);
     nv.createEmptyDrawing();
-    this.#setLayout();
   }
 
   // Class `number` (from 1) is drawn on; all others are the locked overlay.
@@ -40,7 +53,7 @@ export class Viewer {
     this.nv.drawLut = null;
     this.nv.setDrawColormap({ R: [0, ...rgb(colour, 0)], G: [0, ...rgb(colour, 1)], B: [0, ...rgb(colour, 2)], A: [0, 255], I: [0, 1], labels: ["", "class"] });
     this.nv.drawBitmap.fill(0);
-    this.#each((ras, file) => { this.nv.drawBitmap[ras] = voxels[file]; });
+    this.#turn(voxels, this.nv.drawBitmap, true);
     this.labels.img.set(this.whole);
     for (let i = 0; i < this.whole.length; i++) if (this.whole[i] === number) this.labels.img[i] = 0;
     this.nv.updateGLVolume();
@@ -60,8 +73,8 @@ export class Viewer {
 
   // (X, Y, Z) of the edited class in the file's own order.
   voxels() {
-    const out = new Uint8Array(this.whole.length), from = this.nv.drawBitmap;
-    this.#each((ras, file) => { out[file] = from[ras] ? 1 : 0; });
+    const out = new Uint8Array(this.whole.length);
+    this.#turn(this.nv.drawBitmap, out, false);
     return out;
   }
   // Whether voxel `i`, in RAS order, belongs to a locked class.
@@ -70,12 +83,15 @@ export class Viewer {
     const x = i % nx, y = Math.floor(i / nx) % ny, z = Math.floor(i / (nx * ny));
     return this.labels.img[start[0] + start[1] + start[2] + x * step[0] + y * step[1] + z * step[2]] > 0;
   }
-  #each(visit) {
+  // From the file's order to RAS, or back; row by row, since volumes have tens of millions of voxels.
+  #turn(from, to, toRas) {
     const { img2RASstep: step, img2RASstart: start } = this.nv.volumes[0], [nx, ny, nz] = this.dims;
+    const first = start[0] + start[1] + start[2], dx = step[0];
     let ras = 0;
     for (let z = 0; z < nz; z++) for (let y = 0; y < ny; y++) {
-      const row = start[0] + start[1] + start[2] + y * step[1] + z * step[2];
-      for (let x = 0; x < nx; x++) visit(ras++, row + x * step[0]);
+      let file = first + y * step[1] + z * step[2];
+      if (toRas) for (let x = 0; x < nx; x++, file += dx) to[ras++] = from[file];
+      else for (let x = 0; x < nx; x++, file += dx) to[file] = from[ras++];
     }
   }
 
@@ -107,6 +123,7 @@ export class Viewer {
   }
 }
 
+const load = (data, name, more) => NVImage.loadFromFile({ file: new File([data], name), name, ...more });
 const rgb = (hex, i) => [parseInt(hex.slice(1 + 2 * i, 3 + 2 * i), 16)];
 const table = (classes) => ({
   R: [0, ...classes.flatMap((c) => rgb(c.colour, 0))], G: [0, ...classes.flatMap((c) => rgb(c.colour, 1))], B: [0, ...classes.flatMap((c) => rgb(c.colour, 2))],
