@@ -14,6 +14,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 Result = TypeVar("Result")
 
@@ -68,8 +69,24 @@ def joined() -> Iterator[Group]:
     if on_gpu:
         torch.cuda.set_device(group.local)
     # Two groups in one: objects and flags travel by gloo also where gradients travel by NCCL.
-    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=PATIENCE)
+    store, rank, size = next(rendezvous("env://", timeout=PATIENCE))
+    attempt = dist.PrefixStore(_attempt(), store)  # type: ignore[attr-defined]
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
+        store=attempt, rank=rank, world_size=size, timeout=PATIENCE,
+    )  # fmt: skip
     try:
         yield group
     finally:
         dist.destroy_process_group()
+
+
+def _attempt() -> str:
+    """A name for this start of the workers, the same in all of them.
+
+    torchrun's store outlives a restart: without a name of its own a new worker finds the address of one that is dead, and
+    waits for it. On several nodes the agents count restarts apart, so there torchrun makes a store a start
+    (TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1, docs/training.md).
+    """
+    alone = os.environ.get("GROUP_WORLD_SIZE", "1") == "1"
+    return f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}" if alone else "attempt"
