@@ -38,6 +38,7 @@ export class Viewer {
     const volumes = [await load(labels, "labels.nii", { opacity })];
     if (heat) volumes.push(await load(heat, "attention.nii.gz", { colormap: "inferno", opacity: heatOpacity, cal_min: 40, cal_max: 255 }));
     nv.volumes.push(...volumes);
+    nv.overlays = nv.volumes.slice(1); // As addVolume does, without drawing.
     nv.drawOpacity = Math.min(1, opacity * 1.3);
     this.labels = nv.volumes[1];
     this.labels.setColormapLabel(table(classes));
