@@ -59,6 +59,11 @@ class _Plain(nn.Module):
         return logits
 
 
+def plain(network: Network, classes: Sequence[str]) -> nn.Module:
+    """A copy of a network that takes windows (N, 1, X, Y, Z) and gives logits (N, K, X, Y, Z), in evaluation mode; to trace."""
+    return _Plain(network, classes).eval()
+
+
 class OnnxNetwork:
     """A file of ``export_onnx`` in onnxruntime: called with windows it gives logits, as ``Network`` does.
 
@@ -177,7 +182,7 @@ def _trace(network: Network, classes: Sequence[str], windows: Windows, path: Pat
         warnings.simplefilter("ignore")
         torch.onnx.export(
             # In evaluation mode itself: the exporter would otherwise leave the network in training mode.
-            _Plain(network, classes).eval(),
+            plain(network, classes),
             (torch.from_numpy(windows if free else windows[:1]).to(device),),
             str(path),
             dynamo=False,
