@@ -142,6 +142,7 @@ def test_open_draw_undo_redo_accept_and_what_stands_on_the_disk(browser: Any, se
     open_case(browser, server.start())
     press(browser, "n")
     press(browser, "mb")
+    assert js(browser, "review.viewer.nv.overlays.length") == 2, "classes and attention lie over the CT"
     assert drawn(browser) == 0
     stroke(browser, 12)
     painted = drawn(browser)
