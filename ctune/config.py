@@ -147,8 +147,8 @@ class Tuning(Optimisation):
     """What a class counts as where nobody annotated it. background is wrong on purpose: it makes a model forget."""
     window_cover: Literal["all", "organ"] = "all"
     """Windows of a case that are kept for a class: all that hold it, or as few as hold each of its voxels once."""
-    background_windows: int = Field(8, ge=0)
-    """Of a case, how many windows without the class are kept beside those with it: a whole CT's features do not fit."""
+    background_windows: Literal["all"] | Annotated[int, Field(ge=0)] = "all"
+    """Of a case, how many windows without the class are kept beside those with it."""
     views: int = Field(1, ge=1)
     """Views of each window that heads learn from: as it is, and so many less one that are turned and shifted."""
     hard_share: float = Field(0.0, ge=0, le=1)

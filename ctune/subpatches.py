@@ -90,7 +90,8 @@ def chosen_windows(
         kept = covering(mask, theirs, size) if settings.window_cover == "organ" else theirs
         about = hashlib.sha256(json.dumps([seed, case.key, name]).encode()).digest()
         rng = np.random.default_rng(int.from_bytes(about[:8], "big"))
-        drawn = rng.permutation(len(others))[: settings.background_windows]
+        count = len(others) if settings.background_windows == "all" else settings.background_windows
+        drawn = rng.permutation(len(others))[:count]
         for corner in {*kept, *(others[i] for i in drawn)}:
             teaches[corner].append(name)
     return {corner: names for corner, names in teaches.items() if names}
