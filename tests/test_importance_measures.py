@@ -157,7 +157,7 @@ def test_a_box_holds_what_counts_and_nothing_else() -> None:
     assert nothing.p.size == 0
     shifted = crop("spleen", [np.roll(p, 1, axis=1)], None, FLOOR)
     grid, masks = Grid(p.shape, np.eye(4)), [found.p >= FLOOR, shifted.p >= FLOOR, nothing.p > 0]
-    twice = claimed_twice(masks, [found, shifted, nothing], grid)
+    twice = list(claimed_twice(masks, [found, shifted, nothing], grid))
     assert [int(t.sum()) for t in twice] == [2 * 3, 2 * 3, 0] and twice[0].shape == (2, 4, 1)
 
 

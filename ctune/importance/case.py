@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from scipy import ndimage
@@ -71,25 +71,24 @@ def score_crops(
     """The same from what ``crops`` or ``read_crops`` gave for these settings."""
     if settings.recipe == "aa8k":
         scored = _published(found, grid, clean)
-        score = float(sum(attended for *_, attended in scored))
-        pairs = [(one, heat) for one, heat, _ in scored]
     else:
-        pairs = score_classes(found, grid, threshold, Pool(usual or {}, weights or Weights()))
-        score = float(sum(one.score for one, _ in pairs))
-    attention, maps = empty(grid), dict[str, Levels]()
-    for crop, (_, heat) in zip(found, pairs, strict=True):
+        pool = Pool(usual or {}, weights or Weights())
+        scored = ((one, heat, one.score) for one, heat in score_classes(found, grid, threshold, pool))
+    attention, maps, classes, score = empty(grid), dict[str, Levels](), dict[str, ClassImportance](), 0.0
+    for crop, (one, heat, part) in zip(found, scored, strict=True):
+        classes[crop.name] = one
+        score += part
         put(attention, heat, crop.box)
         if per_class:
             maps[crop.name] = empty(grid)
             put(maps[crop.name], heat, crop.box)
-    classes = {crop.name: one for crop, (one, _) in zip(found, pairs, strict=True)}
     minutes = sum(one.minutes for one in classes.values())
     return Importance(case_id, score, classes, attention, maps, minutes)
 
 
 def _published(
     found: Sequence[Crop], grid: Grid, clean: Clean | None
-) -> list[tuple[ClassImportance, Levels, int]]:
+) -> Iterator[tuple[ClassImportance, Levels, float]]:
     """Each class's importance, heat and attended voxels by the published recipe; scores and counts in voxels."""
 
     def members(crop: Crop) -> Volume:
@@ -105,7 +104,6 @@ def _published(
         name = crop.name
         alone = used is None and not crop.members[1:]
         masks.append(crop.p > 127 if alone else published.ensemble_mask(members(crop), 0, used).T)
-    out = []
     for k, (crop, overlap) in enumerate(zip(found, claimed_twice(masks, found, grid), strict=True)):
         name, models = crop.name, crop.members or (crop.p,)
         uncertain: Volume = sum((_ONE_SIDED[m.T] for m in models[1:]), _ONE_SIDED[models[0].T])
@@ -124,8 +122,7 @@ def _published(
             measures={"uncertainty": float(u), "inconsistency": float(i), "overlap": float(o)},
         )
         heat = np.ceil(result.heat * np.float32(255)).astype(np.uint8).T
-        out.append((one, heat, int(result.attention.sum())))
-    return out
+        yield one, heat, float(result.attention.sum())
 
 
 __all__ = ["Box", "Clean", "floor_of", "score_case", "score_crops"]

@@ -5,7 +5,7 @@ A case of any number of classes is then about as large as its organs, and every 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,12 +78,13 @@ def levels(values: npt.NDArray[np.float32]) -> Levels:
     return np.asarray(np.rint(values * np.float32(255.0)), dtype=np.uint8)
 
 
-def claimed_twice(masks: Sequence[Booleans], found: Sequence[Crop], grid: Grid) -> list[Booleans]:
+def claimed_twice(masks: Sequence[Booleans], found: Sequence[Crop], grid: Grid) -> Iterator[Booleans]:
     """Of each class, the voxels of its mask that the mask of another class holds too. masks: (x, y, z) bool in the boxes."""
     claims = empty(grid)
     for mask, crop in zip(masks, found, strict=True):
         claims[crop.box] += mask
-    return [mask & (claims[crop.box] > 1) for mask, crop in zip(masks, found, strict=True)]
+    for mask, crop in zip(masks, found, strict=True):
+        yield mask & (claims[crop.box] > 1)
 
 
 def put(target: Levels, values: Levels, box: Box) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,21 +33,17 @@ class Pool:
 
 def score_classes(
     found: Sequence[Crop], grid: Grid, threshold: float, pool: Pool
-) -> list[tuple[ClassImportance, Levels]]:
-    """Each class's importance and its attention in its box."""
+) -> Iterator[tuple[ClassImportance, Levels]]:
+    """Each class's importance and its attention in its box, one class after the other."""
     masks = [one.p > threshold * 255.0 for one in found]
     middles = [_middle(one, mask, grid) for one, mask in zip(found, masks, strict=True)]
     places = {one.name: middle for one, middle in zip(found, middles, strict=True)}
-    out = []
-    for k, (one, crowded) in enumerate(zip(found, claimed_twice(masks, found, grid), strict=True)):
-        strayed = _strayed(one, masks[k], grid, places)
-        out.append(
-            (
-                _importance(one, masks[k], crowded, strayed, grid, pool),
-                attention(one, masks[k], crowded | strayed, grid),
-            )
+    for one, mask, crowded in zip(found, masks, claimed_twice(masks, found, grid), strict=True):
+        strayed = _strayed(one, mask, grid, places)
+        yield (
+            _importance(one, mask, crowded, strayed, grid, pool),
+            attention(one, mask, crowded | strayed, grid),
         )
-    return out
 
 
 def _importance(
