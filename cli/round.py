@@ -32,8 +32,21 @@ def start(
     cases: Annotated[
         int | None, typer.Option("--cases", min=1, help="How many cases the expert gets.")
     ] = None,
+    annotations: Annotated[
+        int | None,
+        typer.Option("--annotations", min=1, help="At most so many classes of cases.", show_default=False),
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            "--minutes", min=0.1, help="At most so many of the expert's minutes.", show_default=False
+        ),
+    ] = None,
     strategy: Annotated[
-        str | None, typer.Option("--strategy", help="importance, uncertainty or random.")
+        str | None,
+        typer.Option(
+            "--strategy", help="importance, uncertainty, random, diverse or stratified.", show_default=False
+        ),
     ] = None,
     expert: Annotated[str, typer.Option("--expert", help="Who revises.")] = "expert",
     simulate: Annotated[
@@ -52,6 +65,7 @@ def start(
 ) -> None:
     """Predict the pool, score it, select cases; with a simulated expert go on to the new version of the model."""
     from ctune.project import find_project
+    from ctune.review.state import open_leases
     from ctune.round import start as start_round
     from ctune.strategy import FORGETFUL
 
@@ -70,6 +84,9 @@ def start(
             strategy=strategy,
             expert=expert,
             truth=simulate,
+            annotations=annotations,
+            minutes=minutes,
+            leased=open_leases(found.root),
             force=force,
             executor=executor_of(executor, address, workers, cores),
             on_progress=on_progress,

@@ -204,7 +204,7 @@ class ImportanceConfig(Section):
 class Selection(Section):
     """How many cases a round hands to the expert, and how they are chosen."""
 
-    strategy: Literal["importance", "uncertainty", "random"] = "importance"
+    strategy: Literal["importance", "uncertainty", "random", "diverse", "stratified"] = "importance"
     cases: int = Field(12, ge=1)
 
 

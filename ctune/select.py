@@ -1,84 +1,224 @@
-"""Select the next cases for the expert, in order, with the classes to revise in each, in order, and why."""
+"""Select the next cases for the expert, in order, with the classes to revise in each, in order, and why.
+
+importance    by score
+uncertainty   by millilitres of entropy alone
+random        seeded, the baseline
+diverse       important and unlike what is known: greedily the largest product of the rank of importance (1 the most important,
+              towards 0) and the distance to the nearest case that was annotated or chosen before, in the base's global features
+              (the k-center greedy of Sener and Savarese, ICLR 2018, weighted)
+stratified    the strata are the classes most in need: round robin over them, in each by score, so that no class takes all
+"""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from ctune.data.files import write_atomically
 from ctune.errors import UsageError
 from ctune.importance import CaseImportance
+from ctune.project import Project
+from ctune.types import Split
 
-STRATEGIES = ("importance", "uncertainty", "random")
-_COLUMNS = ("rank", "case", "score", "classes", "reason")
+STRATEGIES = ("importance", "uncertainty", "random", "diverse", "stratified")
+_COLUMNS = ("rank", "case", "score", "classes", "minutes", "reason")
+OPENING_MINUTES = 1.0
+"""To open a case and look at it, whatever is revised in it; and what a class is taken to need that has no prediction."""
+
+Vector = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What the expert has; None does not limit. annotations: classes in cases. minutes: as they are expected.
+
+    A budget always buys one case with one class. Raises UsageError when nothing limits.
+    """
+
+    cases: int | None = None
+    annotations: int | None = None
+    minutes: float | None = None
+
+    def __post_init__(self) -> None:
+        limits = (self.cases, self.annotations, self.minutes)
+        if all(limit is None for limit in limits) or any(
+            limit is not None and limit <= 0 for limit in limits
+        ):
+            raise UsageError(f"expected a budget above 0 of cases, annotations or minutes, got {limits}")
 
 
 @dataclass(frozen=True)
 class Selected:
-    """One row of the expert's list. classes: to revise, most in need first; those without a prediction come first."""
+    """One row of the expert's list. classes: to revise, most in need first; those without a prediction come first.
+
+    minutes: what revising them is expected to take, opening the case included.
+    """
 
     rank: int
     case_id: str
     score: float
     classes: tuple[str, ...]
     reason: str
+    minutes: float = 0.0
 
 
 def select(
     candidates: Sequence[CaseImportance],
     *,
     classes: Sequence[str],
-    cases: int,
+    cases: int | None = None,
+    budget: Budget | None = None,
     strategy: str = "importance",
     seed: int = 0,
+    features: Mapping[str, Vector] | None = None,
+    annotated: Collection[str] = (),
+    leased: Collection[str] = (),
 ) -> list[Selected]:
-    """The `cases` candidates to revise first; fewer when there are fewer.
+    """The candidates to revise first, as many as `budget` buys (`cases` is short for one of cases); fewer when there are fewer.
 
-    importance: by score. uncertainty: by millilitres of entropy alone. random: seeded, the baseline. Equal scores go by
-    case id. Candidates come from the pool split alone: test and validation cases are never offered here. Raises UsageError
-    for an unknown strategy.
+    Equal scores go by case id. features: {case: global features} of candidates and of `annotated` cases, for ``diverse``.
+    leased: cases that an expert has open; they are not handed out twice. ``candidates_of`` leaves out what must never be
+    offered. Raises UsageError for an unknown strategy, no budget, and ``diverse`` without the features of a candidate.
     """
     if strategy not in STRATEGIES:
         raise UsageError(f"expected a strategy of {', '.join(STRATEGIES)}; got {strategy!r}")
-    ordered = sorted(candidates, key=lambda c: c.case_id)
+    free = sorted((c for c in candidates if c.case_id not in leased), key=lambda c: c.case_id)
+    by_score = sorted(free, key=lambda c: -c.score)
     if strategy == "random":
-        chosen = [ordered[i] for i in np.random.default_rng(seed).permutation(len(ordered))]
+        order = [free[i] for i in np.random.default_rng(seed).permutation(len(free))]
     elif strategy == "uncertainty":
-        chosen = sorted(ordered, key=lambda c: -sum(k.uncertain for k in c.classes.values()))
+        order = sorted(free, key=lambda c: -sum(k.uncertain for k in c.classes.values()))
+    elif strategy == "diverse":
+        order = list(_diverse(by_score, features or {}, annotated))
+    elif strategy == "stratified":
+        order = list(_stratified(by_score))
     else:
-        chosen = sorted(ordered, key=lambda c: -c.score)
-    return [_selected(rank + 1, c, classes) for rank, c in enumerate(chosen[:cases])]
+        order = by_score
+    return _bought((_row(c, classes) for c in order), budget or Budget(cases), _cut(order, classes))
 
 
-def _selected(rank: int, case: CaseImportance, classes: Sequence[str]) -> Selected:
+def candidates_of(project: Project, importances: Sequence[CaseImportance]) -> list[CaseImportance]:
+    """Those that an expert may be asked about: cases of the pool's split. Test and validation cases are never offered."""
+    pool = {case.id for case in project.pool.cases(Split.POOL)}
+    return [one for one in importances if one.case_id in pool]
+
+
+def _diverse(
+    ranked: Sequence[CaseImportance], features: Mapping[str, Vector], annotated: Collection[str]
+) -> Iterator[CaseImportance]:
+    lacking = [c.case_id for c in ranked if c.case_id not in features]
+    if lacking:
+        raise UsageError(f"expected global features of every candidate for diverse, got none of {lacking[0]}")
+    if not ranked:
+        return
+    known = [name for name in sorted(annotated) if name in features]
+    names = [*(c.case_id for c in ranked), *known]
+    table = np.stack([features[name] for name in names]).astype(np.float64)
+    spread = table.std(axis=0)
+    table = (table - table.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
+    own, others = table[: len(ranked)], table[len(ranked) :]
+    weight = 1.0 - np.arange(len(ranked)) / len(ranked)
+    distance = np.full(len(ranked), np.inf)
+    for other in others:
+        distance = np.minimum(distance, np.linalg.norm(own - other, axis=1))
+    left = np.ones(len(ranked), dtype=bool)
+    while left.any():
+        # Nothing known yet: all are as far.
+        value = np.where(left, weight * (distance if np.isfinite(distance).all() else 1.0), -1.0)
+        best = int(value.argmax())
+        left[best] = False
+        distance = np.minimum(distance, np.linalg.norm(own - own[best], axis=1))
+        yield ranked[best]
+
+
+def _stratified(ranked: Sequence[CaseImportance]) -> Iterator[CaseImportance]:
+    strata: dict[str, list[CaseImportance]] = {}
+    for case in ranked:
+        strata.setdefault(case.order[0] if case.classes else "", []).append(case)
+    # The stratum whose worst case is worst goes first.
+    while queues := [cases for cases in strata.values() if cases]:
+        for cases in queues:
+            yield cases.pop(0)
+
+
+def _row(case: CaseImportance, classes: Sequence[str]) -> Selected:
     known = sorted((n for n in classes if n in case.classes), key=lambda n: -case.classes[n].score)
     new = [n for n in classes if n not in case.classes]
     reasons = [f"{n}: new class" for n in new] + [case.classes[n].reason for n in known]
     if not known:
         worst = sorted(case.classes, key=lambda n: -case.classes[n].score)[:2]
         reasons += [case.classes[n].reason for n in worst]
-    return Selected(rank, case.case_id, case.score, (*new, *known), "; ".join(reasons))
+    names = (*new, *known)
+    return Selected(0, case.case_id, case.score, names, "; ".join(reasons), minutes_of(case, names))
+
+
+def minutes_of(case: CaseImportance, classes: Sequence[str]) -> float:
+    """Minutes to open a case and revise `classes` of it, as scoring expects them."""
+    each = [case.classes[n].minutes if n in case.classes else OPENING_MINUTES for n in classes]
+    return OPENING_MINUTES + sum(each)
+
+
+_Cut = Callable[[Selected, int], Selected]
+
+
+def _cut(cases: Sequence[CaseImportance], classes: Sequence[str]) -> _Cut:
+    by_id = {case.case_id: case for case in cases}
+
+    def cut(row: Selected, count: int) -> Selected:
+        kept = row.classes[:count]
+        return replace(row, classes=kept, minutes=minutes_of(by_id[row.case_id], kept))
+
+    return cut
+
+
+def _bought(rows: Iterator[Selected], budget: Budget, cut: _Cut) -> list[Selected]:
+    """Rows in order as long as the budget lasts; the last case may be asked for its first classes alone."""
+    out: list[Selected] = []
+    annotations, minutes = 0, 0.0
+    for row in rows:
+        if budget.cases is not None and len(out) == budget.cases:
+            break
+        count = len(row.classes)
+        if budget.annotations is not None:
+            count = min(count, budget.annotations - annotations)
+        if budget.minutes is not None:
+            while count > 0 and minutes + cut(row, count).minutes > budget.minutes:
+                count -= 1
+        if count == 0 and out:
+            break
+        bought = cut(row, max(count, 1)) if count < len(row.classes) else row
+        out.append(replace(bought, rank=len(out) + 1))
+        annotations, minutes = annotations + len(bought.classes), minutes + bought.minutes
+        if count < len(row.classes):
+            break
+    return out
 
 
 def write_csv(path: Path, rows: Sequence[Selected]) -> None:
-    """Write ``selection.csv``: rank, case, score, classes (with blanks between), reason."""
+    """Write ``selection.csv``: rank, case, score, classes (with blanks between), minutes, reason."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(_COLUMNS)
-    writer.writerows((r.rank, r.case_id, repr(r.score), " ".join(r.classes), r.reason) for r in rows)
+    writer.writerows(
+        (r.rank, r.case_id, repr(r.score), " ".join(r.classes), repr(r.minutes), r.reason) for r in rows
+    )
     with write_atomically(path) as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8")
 
 
 def read_csv(path: Path) -> list[Selected]:
-    """What ``write_csv`` wrote."""
+    """What ``write_csv`` wrote; lists of earlier versions say nothing of minutes."""
     with path.open(newline="", encoding="utf-8") as file:
         return [
-            Selected(int(r["rank"]), r["case"], float(r["score"]), tuple(r["classes"].split()), r["reason"])
+            Selected(
+                int(r["rank"]), r["case"], float(r["score"]), tuple(r["classes"].split()), r["reason"],
+                float(r.get("minutes") or 0.0),
+            )
             for r in csv.DictReader(file)
-        ]
+        ]  # fmt: skip

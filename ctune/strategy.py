@@ -38,6 +38,16 @@ def revised_cases(project: Project, classes: Sequence[str]) -> list[str]:
     ]
 
 
+def judged_cases(project: Project) -> list[str]:
+    """Pool cases in which people have annotated anything, by id."""
+    pool = project.pool
+    return [
+        case.id
+        for case in pool.cases(Split.POOL)
+        if any(record.source in JUDGED for record in pool.annotations(case.id))
+    ]
+
+
 def training_cases(project: Project, classes: Sequence[str], settings: Tuning) -> list[str]:
     """The cases that a tuning of `classes` learns from; those of the validation and test splits never train."""
     if settings.data == "full":

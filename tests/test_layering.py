@@ -27,6 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "ctune.strategy",
         "ctune.replay",
         "ctune.outcome",
+        "ctune.global_features",
         "ctune.pool_work",
         "ctune.recompose",
         "ctune.validate",

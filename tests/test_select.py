@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from small_network import network, project
+from typer.testing import CliRunner
 
+from cli.main import app
+from ctune.compositions import register_model
 from ctune.errors import UsageError
-from ctune.importance import CaseImportance, ClassImportance
-from ctune.select import read_csv, select, write_csv
+from ctune.importance import CaseImportance, ClassImportance, write_importances
+from ctune.review.state import ReviewState
+from ctune.select import Budget, candidates_of, read_csv, select, write_csv
 
 
 def case(name: str, score: float, liver: float = 1.0, uncertain: float = 1.0) -> CaseImportance:
@@ -53,7 +62,8 @@ def test_fewer_cases_than_asked_for_are_all_of_them() -> None:
 
 def test_unknown_strategy() -> None:
     with pytest.raises(
-        UsageError, match="expected a strategy of importance, uncertainty, random; got 'luck'"
+        UsageError,
+        match="expected a strategy of importance, uncertainty, random, diverse, stratified; got 'luck'",
     ):
         select(CASES, classes=["liver"], cases=1, strategy="luck")
 
@@ -62,3 +72,128 @@ def test_list_on_disk(tmp_path: Path) -> None:
     rows = select(CASES, classes=["liver", "aorta"], cases=4)
     write_csv(tmp_path / "selection.csv", rows)
     assert read_csv(tmp_path / "selection.csv") == rows
+
+
+# Budgets --------------------------------------------------------------------------------------------------------------
+
+
+def timed(name: str, score: float, **minutes: float) -> CaseImportance:
+    found = {n: ClassImportance(m, 0, 0, 0, 1, 1.0, n, minutes=m) for n, m in minutes.items()}
+    return CaseImportance(name, score, found, sum(minutes.values()))
+
+
+TIMED = [
+    timed("a", 3.0, liver=4.0, spleen=2.0),
+    timed("b", 2.0, liver=1.0, spleen=3.0),
+    timed("c", 1.0, liver=1.0),
+]
+BOTH = ["liver", "spleen"]
+BOTH_T = ("liver", "spleen")
+
+
+def test_a_budget_in_annotations_ends_within_a_case() -> None:
+    rows = select(TIMED, classes=BOTH, budget=Budget(annotations=3))
+    assert [(r.case_id, r.classes) for r in rows] == [("a", ("liver", "spleen")), ("b", ("spleen",))]
+
+
+def test_a_budget_in_minutes_takes_what_fits_and_says_how_long() -> None:
+    rows = select(TIMED, classes=BOTH, budget=Budget(minutes=11.5))
+    # One minute to open each: 1 + 4 + 2, then 1 + 3; the liver of b no longer fits.
+    assert [(r.case_id, r.classes, r.minutes) for r in rows] == [("a", BOTH_T, 7.0), ("b", ("spleen",), 4.0)]
+    assert sum(r.minutes for r in rows) <= 11.5
+
+
+def test_the_smallest_budget_buys_one_class_of_one_case() -> None:
+    (row,) = select(TIMED, classes=BOTH, budget=Budget(minutes=0.5))
+    assert (row.case_id, row.classes) == ("a", ("liver",))
+
+
+def test_several_limits_hold_together() -> None:
+    rows = select(TIMED, classes=BOTH, budget=Budget(cases=1, annotations=9, minutes=99.0))
+    assert [r.case_id for r in rows] == ["a"]
+    with pytest.raises(UsageError, match="expected a budget above 0 of cases, annotations or minutes"):
+        Budget()
+
+
+@given(
+    cases=st.none() | st.integers(1, 6),
+    annotations=st.none() | st.integers(1, 12),
+    minutes=st.none() | st.floats(0.1, 40.0),
+    strategy=st.sampled_from(["importance", "uncertainty", "random", "stratified"]),
+    leased=st.sets(st.sampled_from("abc")),
+)
+def test_no_list_goes_over_its_budget_or_hands_out_a_leased_case(
+    cases: int | None, annotations: int | None, minutes: float | None, strategy: str, leased: set[str]
+) -> None:
+    if cases is annotations is minutes is None:
+        return
+    budget = Budget(cases, annotations, minutes)
+    rows = select(TIMED, classes=BOTH, budget=budget, strategy=strategy, leased=leased)
+    assert bool(rows) == (len(leased) < 3)
+    assert not leased & {r.case_id for r in rows} and len({r.case_id for r in rows}) == len(rows)
+    assert [r.rank for r in rows] == list(range(1, len(rows) + 1))
+    assert cases is None or len(rows) <= cases
+    assert annotations is None or sum(len(r.classes) for r in rows) <= annotations
+    smallest = len(rows) == 1 and len(rows[0].classes) == 1
+    assert minutes is None or sum(r.minutes for r in rows) <= minutes or smallest
+
+
+# Which ----------------------------------------------------------------------------------------------------------------
+
+
+def test_stratified_gives_each_class_its_turn() -> None:
+    found = [timed(f"liver{n}", 9.0 - n, liver=2.0, spleen=1.0) for n in range(4)]
+    found += [timed(f"spleen{n}", 3.0 - n, liver=1.0, spleen=2.0) for n in range(2)]
+    rows = select(found, classes=BOTH, cases=4, strategy="stratified")
+    assert [r.case_id for r in rows] == ["liver0", "spleen0", "liver1", "spleen1"]
+
+
+def test_diverse_passes_over_what_looks_like_a_case_that_was_chosen_or_annotated() -> None:
+    found = [
+        timed(name, score, liver=1.0) for name, score in (("a", 5.0), ("b", 4.9), ("c", 4.0), ("d", 3.0))
+    ]
+    places = {"a": (0, 0), "b": (0.1, 0), "c": (9, 0), "d": (0, 9)}
+    features = {name: np.array(at, np.float32) for name, at in places.items()}
+    order = [
+        r.case_id for r in select(found, classes=["liver"], cases=4, strategy="diverse", features=features)
+    ]
+    assert order == ["a", "c", "d", "b"], "b is nearly a"
+    known = {**features, "old": np.array((9, 0.1), np.float32)}
+    order = [
+        r.case_id
+        for r in select(
+            found, classes=["liver"], cases=2, strategy="diverse", features=known, annotated=["old"]
+        )
+    ]
+    assert order == ["a", "d"], "c is nearly what is known"
+    with pytest.raises(
+        UsageError, match="expected global features of every candidate for diverse, got none of a"
+    ):
+        select(found, classes=["liver"], cases=1, strategy="diverse")
+
+
+def test_cases_of_other_splits_are_never_offered(tmp_path: Path) -> None:
+    made, _ = project(tmp_path, pool=2, test=2)
+    scores = [timed(case.id, 1.0, liver=1.0) for case in made.pool.cases()]
+    assert len(scores) == 4
+    assert [one.case_id for one in candidates_of(made, scores)] == ["case_0", "case_1"]
+
+
+def test_the_command_leaves_out_what_an_expert_has_open_and_keeps_to_minutes(tmp_path: Path) -> None:
+    made, _ = project(tmp_path, pool=4)
+    register_model(made.open_registry(), made.config.name, network(), made.config, {})
+    scores = [timed(case.id, 1.0 + n, liver=1.0) for n, case in enumerate(made.pool.cases())]
+    write_importances(tmp_path / "scores" / "scores.json", scores)
+    ReviewState(made.root / "review").lease("case_3", "ann")
+    words = ["select", str(tmp_path / "scores"), "-o", str(tmp_path / "list.csv"), "--classes", "liver"]
+    where = ["--project", str(made.root), "--json"]
+    found = CliRunner().invoke(app, [*words, "--minutes", "4", *where])
+    assert found.exit_code == 0, found.output
+    said = json.loads(found.stdout)
+    assert [row["case_id"] for row in said["selected"]] == ["case_2", "case_1"]
+    assert (said["leased"], said["minutes"]) == (["case_3"], 4.0)
+    diverse = CliRunner().invoke(app, [*words, "--cases", "2", "--strategy", "diverse", *where])
+    assert diverse.exit_code == 0, diverse.output
+    assert len(json.loads(diverse.stdout)["selected"]) == 2
+    kept = list((made.cache / "global").rglob("*.npy"))
+    assert len(kept) == 4 and all(np.load(path).shape == (256,) for path in kept)

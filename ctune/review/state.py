@@ -198,3 +198,9 @@ class ReviewState:
                 yield db
         finally:
             db.close()
+
+
+def open_leases(project_root: Path) -> set[str]:
+    """The cases of a project that experts have open now; none where nobody ever reviewed."""
+    root = project_root / "review"
+    return set(ReviewState(root).leases()) if (root / "review.db").exists() else set()

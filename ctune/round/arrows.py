@@ -15,6 +15,7 @@ from ctune.evaluate import CaseScore, read_scores, summarise
 from ctune.executors.work import Executor
 from ctune.expert import revise_selected
 from ctune.foundation import register_tuning
+from ctune.global_features import features_of_cases
 from ctune.hybrid import save_hybrid
 from ctune.importance import read_importances, write_importances, write_weights
 from ctune.importance.pool import scoring
@@ -26,8 +27,8 @@ from ctune.round.by_case import ByCase
 from ctune.round.calibration import learned_weights
 from ctune.round.predicted import PredictedMasks
 from ctune.round.state import RoundState, folder_of
-from ctune.select import Selected, read_csv, select, write_csv
-from ctune.strategy import labels_of, training_cases
+from ctune.select import Budget, Selected, candidates_of, read_csv, select, write_csv
+from ctune.strategy import judged_cases, labels_of, training_cases
 from ctune.types import AnnotationRecord, OnProgress, Source, Split
 from registry import Registry
 
@@ -114,12 +115,22 @@ class Desk:
 
     def select(self) -> dict[str, Any]:
         """The cases for the expert, most important first, with the classes to revise in each."""
+        state, offered = self.state, read_importances(self.folder / "scores.json")
+        annotated, features = list[str](), {}
+        if state.strategy == "diverse":
+            annotated = judged_cases(self.project)
+            wanted = sorted({*annotated, *(one.case_id for one in offered)})
+            base = self.model.network.base
+            features = features_of_cases(self.project, base, wanted, self.device, self.on_progress)
         rows = select(
-            read_importances(self.folder / "scores.json"),
-            strategy=self.state.strategy,
-            cases=self.state.cases,
-            classes=self.state.classes,
-            seed=self.state.seed,
+            candidates_of(self.project, offered),
+            strategy=state.strategy,
+            budget=Budget(state.cases, state.annotations, state.minutes),
+            classes=state.classes,
+            seed=state.seed,
+            features=features,
+            annotated=annotated,
+            leased=state.leased,
         )
         write_csv(self.folder / "selection.csv", rows)
         return {"cases": [row.case_id for row in rows]}

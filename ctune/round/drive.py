@@ -6,7 +6,7 @@ A round that was killed goes on at the arrow it was in, and within it at the cas
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +31,16 @@ def start(
     strategy: str | None = None,
     expert: str = "expert",
     truth: Path | None = None,
+    annotations: int | None = None,
+    minutes: float | None = None,
+    leased: Collection[str] = (),
     force: bool = False,
     executor: Executor | None = None,
     on_progress: OnProgress = silent,
 ) -> RoundState:
     """Begin the next round from `model` (a digest) and go as far as it can: to the end with a simulated expert
     (`truth`), to the expert's desk without one. `force` registers heads that are worse than those they replace.
+    `annotations` and `minutes` bound the expert's list beside `cases`; `leased` cases are left out of it.
     `executor` does what is done case by case; this process when None.
 
     Raises RoundError while another round is unfinished, and UnknownClassError for impossible class names.
@@ -59,6 +63,9 @@ def start(
             seed=project.config.seed + number,
             expert=expert,
             truth=str(truth.resolve()) if truth else None,
+            annotations=annotations,
+            minutes=minutes,
+            leased=tuple(sorted(leased)),
             force=force,
             started=now(),
         )

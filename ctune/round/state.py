@@ -41,6 +41,11 @@ class RoundState(BaseModel):
     expert: str
     truth: str | None = None
     """Folder of a hidden truth: a simulated expert revises."""
+    annotations: int | None = None
+    minutes: float | None = None
+    """What else the expert has: classes of cases, minutes (``select.Budget``)."""
+    leased: tuple[str, ...] = ()
+    """Cases that experts had open when the round began: they are not handed out."""
     force: bool = False
     """Register heads that are worse than those they replace."""
     started: str
