@@ -41,9 +41,7 @@ class Server:
 
     def _do(self, program: str, *words: str) -> None:
         command = [*self.inside, f"{self._programs}/{program}", "-D", self._data, *words]
-        if (
-            self.inside and self._owner
-        ):  # only root enters a namespace, and the server refuses to run as root
+        if self.inside and self._owner:  # only root enters a namespace, and the server refuses to run as root
             at = len(self.inside)
             as_owner = [
                 "setpriv",

@@ -229,7 +229,8 @@ def test_places_are_read_from_the_registry_itself(tmp_path: Path) -> None:
     assert (tmp_path / "models.db").exists() and (tmp_path / "far" / "blobs").exists()
     (tmp_path / "registry.toml").write_text("catalogue = 3\n")
     with pytest.raises(
-        RegistryError, match=r"expected `catalog`, `blobs` and `cache` as text.*registry.toml, got: .*catalogue"
+        RegistryError,
+        match=r"expected `catalog`, `blobs` and `cache` as text.*registry.toml, got: .*catalogue",
     ):
         Registry.open(tmp_path)
 
