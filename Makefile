@@ -10,7 +10,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ctune-ready
 
 .DEFAULT_GOAL = help
-.PHONY: help setup demo test scale-test check format bench docs constraints image image-test clean
+.PHONY: help setup demo test scale-test scale-bench check format bench docs constraints image image-test clean
 
 help:  ## Show what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -34,6 +34,10 @@ test: $(READY)  ## Run the tests
 scale-test: $(READY)  ## Run a pool on a real Ray cluster in network namespaces (root, iproute2, PostgreSQL)
 	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e '.[$(EXTRAS),scale-test]'
 	CTUNE_SCALE=1 $(BIN)/python -m pytest tests/test_executors.py tests/test_shared_pool.py tests/test_registry_postgres.py tests/test_recipes.py tests/test_scale.py
+
+scale-bench: $(READY)  ## Measure what handing out cases costs, on such a cluster of two workers of four cores
+	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e '.[$(EXTRAS),scale-test]'
+	$(BIN)/python tests/small_cluster.py 4 $(BIN)/ctune bench executors --preset cpu --seeds 0
 
 check: $(READY)  ## Lint, formatting and types
 	$(BIN)/ruff check .

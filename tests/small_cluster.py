@@ -1,4 +1,8 @@
-"""A Ray cluster of several hosts on one machine: each a network namespace with an address of its own, for ``make scale-test``."""
+"""A Ray cluster of several hosts on one machine: each a network namespace with an address of its own, for ``make scale-test``.
+
+Run as a program, it builds a head and two workers and runs a command on the head, which finds the cluster's address in
+``$CTUNE_RAY_ADDRESS``: ``python tests/small_cluster.py 4 ctune bench executors --preset cpu``, with 4 cores a worker.
+"""
 
 from __future__ import annotations
 
@@ -129,3 +133,19 @@ def _environment(more: dict[str, str]) -> dict[str, str]:
         "RAY_AUTH_MODE": "disabled", "RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "3",
     }  # fmt: skip
     return {**os.environ, **own, **more}
+
+
+def main(cores: int, command: Sequence[str]) -> int:
+    """Run a command on the head of a cluster of two workers with so many cores each; gives its exit status."""
+    os.environ["CTUNE_SCALE"] = "1"
+    try:
+        with hosts(3) as (head, *workers), cluster(head, workers, cores) as address:
+            more = {"CTUNE_RAY_ADDRESS": address}
+            return subprocess.run([*head.inside, *command], check=False, env=_environment(more)).returncode
+    except pytest.skip.Exception as reason:
+        print(reason, file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]), sys.argv[2:]))
