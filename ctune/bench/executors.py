@@ -133,8 +133,8 @@ def _memory(executor: Executor, cases: Sequence[Path], few: int, workers: int) -
         seen.add(done.value)
         since += len(seen) == workers
         if since in (few, 10 * few, 50 * few):
-            peaks[str(since)] = peak_memory_mb()
-    return {**peaks, "all": peak_memory_mb()}
+            peaks[str(since)] = peak_memory_mb(started=False)
+    return {**peaks, "all": peak_memory_mb(started=False)}
 
 
 def _cases(folder: Path, count: int) -> list[Path]:

@@ -89,10 +89,11 @@ def commit() -> str | None:
     return None if head is None else head + ("+" if changed else "")
 
 
-def peak_memory_mb() -> float:
-    """The highest resident memory so far in MiB: of this process, or of the largest one that it started."""
+def peak_memory_mb(*, started: bool = True) -> float:
+    """The highest resident memory so far in MiB: of this process, or with `started` of the largest one that it started."""
     unit = 1 if sys.platform == "darwin" else 1024
-    used = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    asked = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN) if started else (resource.RUSAGE_SELF,)
+    used = (resource.getrusage(who).ru_maxrss for who in asked)
     return round(max(used) * unit / 2**20, 1)
 
 
