@@ -63,9 +63,9 @@ def image_project(root: Path, image: Path, voxel: tuple[int, int, int]) -> Proje
     return made
 
 
-def review_project(root: Path, cases: int = 2) -> Project:
+def review_project(root: Path, cases: int = 2, pool: str = "pool") -> Project:
     """`cases` cases in the queue; liver and aorta are predicted (the liver lacks its first slice), spleen is a new class."""
-    made = create_project(root, preset("phantom", classes=("liver", "spleen", "aorta")))
+    made = create_project(root, preset("phantom", classes=("liver", "spleen", "aorta"), pool=pool))
     rows, scores = [], []
     for number in range(1, cases + 1):
         case_id, folder = f"case_{number}", folder_of(made, 1)

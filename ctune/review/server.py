@@ -102,7 +102,9 @@ class Page:
         headers = {"etag": tag}
         if request.query_params.get("unpacked") and record.image.name.endswith(".gz"):
             headers["content-encoding"] = "gzip"
-        return FileResponse(record.image, media_type="application/octet-stream", headers=headers)
+        # A pool at a URL brings the CT now; that of a folder has it.
+        image = await run_in_threadpool(self.desk.project.pool.image, record.id)
+        return FileResponse(image, media_type="application/octet-stream", headers=headers)
 
     async def spots(self, request: Request) -> Response:
         who(self.desk, request, "view")

@@ -167,8 +167,8 @@ class Slicer:
         ticket = request.query_params.get("image", "").rpartition(_TICKET)[2]
         if not self.desk.state.ticket(case_id, ticket):
             who(self.desk, request, "view")
-        record = self.desk.project.pool.case(case_id)
-        return FileResponse(record.image, media_type="application/octet-stream", filename=self._name(case_id))
+        image = await run_in_threadpool(self.desk.project.pool.image, case_id)
+        return FileResponse(image, media_type="application/octet-stream", filename=self._name(case_id))
 
     async def label(self, request: Request) -> Response:
         """The newest revisions of a case as one label map."""
