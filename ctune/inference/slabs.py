@@ -7,7 +7,7 @@ A voxel is the mean of the logits of the windows over it, weighted by a Gaussian
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import groupby
+from itertools import groupby, pairwise
 
 import torch
 from torch import Tensor
@@ -43,15 +43,16 @@ class Slabs:
             n for b, a in zip(reversed(layout.before), reversed(layout.after), strict=True) for n in (b, a)
         ]
         plain = torch.from_numpy(image)
-        self._image = torch.nn.functional.pad(plain, pads) if any(pads) else plain
+        with self._clock("accumulate"):
+            self._image = torch.nn.functional.pad(plain, pads) if any(pads) else plain
         self._weight = gaussian(layout.size).to(runtime.device)
-        self._sums, self._weights = (
-            self._zeros(len(runtime.classes) * versions_of(runtime), 0),
-            self._zeros(1, 0)[0],
-        )
-        # Planes are counted in the order in which they are read: `_start` is the first in memory, those before `_ready`
-        # are probabilities, those before `_final` get no more windows.
-        self._start = self._ready = self._final = 0
+        # Made once: a window's depth and the step to the next, so that planes that stay are moved and not copied anew.
+        with self._clock("accumulate"):
+            self._sums = self._zeros(len(runtime.classes) * versions_of(runtime), self._depth())
+            self._weights = self._zeros(1, self._depth())[0]
+        # Planes are counted in the order in which they are read: `_start` is the first in memory and `_stop` the one after
+        # the last that holds anything, those before `_ready` are probabilities, those before `_final` get no more windows.
+        self._start = self._ready = self._final = self._stop = 0
         self._offset = (layout.after if backwards else layout.before)[axis]
         self._layers = self._in_order()
 
@@ -63,13 +64,14 @@ class Slabs:
         first, stop = first + self._offset, stop + self._offset
         while self._final < stop:
             at, corners = next(self._layers)
-            self._make_room(min(first, at), at + self._layout.size[self._axis])
+            with self._clock("accumulate"):
+                self._make_room(min(first, at), at + self._layout.size[self._axis])
             while corners:
                 batch = corners[: self._batch]
                 if self._run(batch, at):
                     corners = corners[len(batch) :]
             self._final = self._next_layer(at)
-        self._finish(stop)
+        self._finish()
         return self._inside(self._sums)[:, first - self._start : stop - self._start]
 
     def _inside(self, planes: Tensor) -> Tensor:
@@ -96,17 +98,28 @@ class Slabs:
         later = [p for c in self._layout.corners if (p := self._plane(c)) > at]
         return min(later, default=self._layout.padded[self._axis])
 
+    def _depth(self) -> int:
+        starts = sorted({self._plane(corner) for corner in self._layout.corners})
+        step = max((after - at for at, after in pairwise(starts)), default=0)
+        return min(self._layout.padded[self._axis], self._layout.size[self._axis] + step)
+
     def _make_room(self, first: int, stop: int) -> None:
-        """Keep planes from `first` on, and have zeros up to `stop`."""
-        old, offset = (self._sums, self._weights), first - self._start
-        planes = max(stop - first, old[1].shape[0] - offset)
-        if offset == 0 and planes == old[1].shape[0]:
-            return
-        self._sums, self._weights = self._zeros(len(self._sums), planes), self._zeros(1, planes)[0]
-        kept = max(0, old[1].shape[0] - offset)
-        self._sums[:, :kept] = old[0][:, offset:]
-        self._weights[:kept] = old[1][offset:]
-        self._start, self._ready = first, max(self._ready, first)
+        """Have room for planes up to `stop`; those before `first` may go for it."""
+        if stop - self._start > self._weights.shape[0]:
+            kept, offset = max(0, self._stop - first), first - self._start
+            planes = max(stop - first, self._weights.shape[0])
+            self._sums = self._moved(self._sums, offset, kept, planes)
+            self._weights = self._moved(self._weights[None], offset, kept, planes)[0]
+            self._start, self._ready = first, max(self._ready, first)
+        self._stop = max(self._stop, stop)
+
+    def _moved(self, found: Tensor, offset: int, kept: int, planes: int) -> Tensor:
+        """`kept` planes from `offset` on come first, zeros after them up to `planes`; in place where there is room."""
+        out = found if planes == found.shape[1] else self._zeros(len(found), planes)
+        for to, one in zip(out, found, strict=True):
+            to[:kept] = one[offset : offset + kept].clone()
+            to[kept:] = 0
+        return out
 
     def _zeros(self, channels: int, planes: int) -> Tensor:
         """(channels, planes, A, B) with `axis` first, in memory in the order of the network's axes, as logits come."""
@@ -122,7 +135,8 @@ class Slabs:
             tuple(slice(c, c + s) for c, s in zip(corner, self._layout.size, strict=True))
             for corner in corners
         ]
-        found = iter(self._runtime.logits(self._windows(boxes)))
+        with self._clock("accumulate"):
+            found = iter(self._runtime.logits(self._windows(boxes)))
         try:
             with self._clock("network"):
                 logits = next(found, None)
@@ -141,8 +155,9 @@ class Slabs:
                     sums[place].addcmul_(self._turned(window), weight)
             with self._clock("network"):
                 logits = next(found, None)
-        for place in places:
-            self._weights[place] += weight
+        with self._clock("accumulate"):
+            for place in places:
+                self._weights[place] += weight
         return True
 
     def _windows(self, boxes: list[tuple[slice, ...]]) -> Tensor:
@@ -161,14 +176,15 @@ class Slabs:
         turned = window.movedim(self._axis, 0)
         return turned.flip(0) if self._backwards else turned
 
-    def _finish(self, stop: int) -> None:
-        """Make probabilities of the planes before `stop`, in place."""
-        fresh = slice(self._ready - self._start, stop - self._start)
-        if self._ready >= stop:
+    def _finish(self) -> None:
+        """Make probabilities of all planes that get no more windows, in place."""
+        if self._ready >= self._final:
             return
-        weights = self._inside(self._weights[fresh])
-        outside = weights == 0
-        some = bool(outside.any())
+        fresh = slice(self._ready - self._start, self._final - self._start)
+        with self._clock("accumulate"):
+            weights = self._inside(self._weights[fresh])
+            outside = weights == 0
+            some = bool(outside.any())
         for sums in self._inside(self._sums[:, fresh]):
             with self._clock("accumulate"):
                 sums.div_(weights)
@@ -177,4 +193,4 @@ class Slabs:
                 sums.sigmoid_()
                 if some:
                     sums.masked_fill_(outside, 0.0)
-        self._ready = stop
+        self._ready = self._final
