@@ -41,10 +41,18 @@ class Host:
             [*self.inside, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=_environment(more)
         )  # fmt: skip
 
-    def kill(self) -> int:
-        """Kill everything on this host with -9, as a power cut would; returns how many processes that were."""
+    def pids(self) -> list[int]:
+        """What runs on this host."""
         pids = subprocess.run(["ip", "netns", "pids", self.name], capture_output=True, text=True, check=False)
-        found = [int(pid) for pid in pids.stdout.split()]
+        return [int(pid) for pid in pids.stdout.split()]
+
+    def plug(self, state: str) -> None:
+        """Its cable: "up" or "down"."""
+        subprocess.run(["ip", "-n", self.name, "link", "set", "eth0", state], check=True)
+
+    def kill(self) -> int:
+        """Kill everything on this host with -9; returns how many processes that were."""
+        found = self.pids()
         for pid in found:
             try:
                 os.kill(pid, signal.SIGKILL)
