@@ -20,15 +20,21 @@ Result = TypeVar("Result")
 
 PATIENCE = timedelta(hours=12)
 """How long processes wait for the first, which may be preparing a pool or looking at validation cases."""
+STEP = timedelta(minutes=10)
+"""How long they wait for each other within a step: one whose machine lost its power says nothing and is never heard again."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """This process among those that train together. rank: from 0. size: how many. local: rank on this machine."""
+    """This process among those that train together. rank: from 0. size: how many. local: rank on this machine.
+
+    steps: torch's group in which gradients travel, with a shorter patience; None when alone.
+    """
 
     rank: int = 0
     size: int = 1
     local: int = 0
+    steps: Any = None
 
     @property
     def first(self) -> bool:
@@ -50,7 +56,7 @@ class Group:
     def total(self, value: torch.Tensor) -> torch.Tensor:
         """The sum of a tensor over all processes, in place."""
         if self.size > 1:
-            dist.all_reduce(value)
+            dist.all_reduce(value, group=self.steps)
         return value
 
 
@@ -64,10 +70,9 @@ def joined() -> Iterator[Group]:
     if size == 1:
         yield ALONE
         return
-    group = Group(int(os.environ["RANK"]), size, int(os.environ.get("LOCAL_RANK", "0")))
-    on_gpu = torch.cuda.is_available()
+    local, on_gpu = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.is_available()
     if on_gpu:
-        torch.cuda.set_device(group.local)
+        torch.cuda.set_device(local)
     # Two groups in one: objects and flags travel by gloo also where gradients travel by NCCL.
     store, rank, size = next(rendezvous("env://", timeout=PATIENCE))
     attempt = dist.PrefixStore(_attempt(), store)  # type: ignore[attr-defined]
@@ -76,7 +81,7 @@ def joined() -> Iterator[Group]:
         store=attempt, rank=rank, world_size=size, timeout=PATIENCE,
     )  # fmt: skip
     try:
-        yield group
+        yield Group(rank, size, local, dist.new_group(timeout=STEP))
     finally:
         dist.destroy_process_group()
 

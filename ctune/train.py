@@ -152,7 +152,9 @@ class _Loop:
         forward: nn.Module = self._network
         if self._group.size > 1:
             ids = [self._device.index] if self._device.type == "cuda" else None
-            forward = nn.parallel.DistributedDataParallel(self._network, device_ids=ids)
+            forward = nn.parallel.DistributedDataParallel(
+                self._network, device_ids=ids, process_group=self._group.steps
+            )
         self._forward = cast("nn.Module", torch.compile(forward)) if self._settings.compile else forward
         return self
 
