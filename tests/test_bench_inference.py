@@ -13,7 +13,7 @@ from ctune.bench.catalogue import Preset
 from ctune.bench.inference import STAGES, agreement, gates, one, summary
 from ctune.bench.pipelines import load_network, save_network
 from ctune.classes import NINE_ORGANS
-from ctune.data.nifti import write_mask, write_volume
+from ctune.data.nifti import read_mask, write_mask, write_volume
 from ctune.errors import GateError
 from ctune.types import Grid
 
@@ -32,6 +32,21 @@ def test_a_process_answers_with_stages_and_its_own_peak(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "ct" / "liver.nii.gz").stat().st_mtime_ns != stamp, (
         "what is there is not found done"
     )
+
+
+def test_onnxruntime_is_a_pipeline_too(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
+    write_volume(tmp_path / "ct.nii.gz", volume(0)[0], GRID)
+    save_network(network(), tmp_path / "network")
+    # An untrained network's probabilities lie around .48: masks of some size come from a threshold there.
+    settings = config(inference={**config().inference.model_dump(), "threshold": 0.48})
+    found = [
+        one(name, tmp_path / "ct.nii.gz", tmp_path / "network", ["liver"], settings, 1, tmp_path / name)
+        for name in ("ctune", "onnx")
+    ]
+    assert set(found[0]["stages"]) == set(found[1]["stages"])
+    masks = [read_mask(tmp_path / name / "ct" / "liver.nii.gz", GRID, name) for name in ("ctune", "onnx")]
+    assert (masks[0] != masks[1]).sum() <= 4 and 0 < masks[0].sum() < masks[0].size
 
 
 def test_classes_beyond_those_trained_get_a_copy_of_a_head(tmp_path: Path) -> None:
@@ -61,12 +76,12 @@ def test_promises_are_gates_on_a_whole_ct() -> None:
             "seconds": seconds,
             "processor_seconds": seconds,
             "peak_mb": peak,
-            "processor_stages": {"read": 1.0},
+            "processor_stages": dict.fromkeys(STAGES, seconds),
         }
 
     def pair(factor: float) -> dict[str, Any]:
-        ours, theirs = answer(1, 100), answer(factor, 400)
-        return {"ctune": ours, "monai": theirs, "ctune, one thread": ours, "monai, one thread": theirs}
+        turn = {"ctune": answer(1, 100), "onnx": answer(0.5, 100), "monai": answer(factor, 400)}
+        return {**turn, "one thread": [turn, turn]}
 
     found = {"seed 0": pair(2), "seed 1": pair(4), "seed 2": pair(5)}
     found["tall"] = {"9": answer(1, 1000), "32": answer(1, 1050)}
@@ -75,9 +90,14 @@ def test_promises_are_gates_on_a_whole_ct() -> None:
     assert (
         measures["tall_peak_ratio_32_to_9_classes"] == 1.05 and measures["ctune_stage_seconds"]["read"] == 1.0
     )
+    assert measures["stage_ratio_to_monai"] == dict.fromkeys(STAGES, 0.25)
+    assert measures["onnx_network_ratio_to_torch"] == 0.5
     assert all(gate.passed for gate in gates(measures, Preset.CPU)) and gates(measures, Preset.SMOKE) == []
     from ctune.bench.result import check_gates
 
+    worse = gates({**measures, "worst_stage_ratio_to_monai": 1.2}, Preset.CPU)
+    with pytest.raises(GateError, match=r"worst_stage_ratio_to_monai: expected at most 1\.05, got 1\.2"):
+        check_gates(worse)
     slow = gates({**measures, "speedup_over_monai": 2.9}, Preset.CPU)
     with pytest.raises(GateError, match=r"speedup_over_monai: expected at least 3, got 2\.9"):
         check_gates(slow)

@@ -2,7 +2,8 @@
 
 The same network, windows and overlap; each pipeline in a process of its own, so that its peak of resident memory is its own.
 The clock starts when libraries and weights are loaded. Wall and processor seconds are both kept: on a machine that others use
-too, wall seconds measure the neighbours. Stages are compared on one thread, by what that thread computed.
+too, wall seconds measure the neighbours. Stages are compared on one thread, by what that thread computed; the pipelines take
+turns, and a ratio is the median over the turns of all CTs.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ from ctune.model.network import Network
 from ctune.train import train
 from ctune.types import Grid, OnProgress, Progress
 
-PIPELINES = ("ctune", "monai")
+PIPELINES = ("ctune", "onnx", "monai")
+TURNS = 2
+"""How often each pipeline runs on one thread, for the stages."""
 STAGES = ("read", "resample", "network", "accumulate", "invert", "write")
 TALL = 824
 """Planes of the tall CT."""
@@ -119,13 +122,15 @@ def make_network(ct: Path, folder: Path, config: Config, epochs: int, seed: int)
 
 
 def compare(ct: Path, network: Path, config: Config, threads: int, out: Path) -> dict[str, Any]:
-    """Both pipelines on one CT, once with all threads and once with one."""
+    """All pipelines on one CT, once with all threads and some turns with one."""
     found: dict[str, Any] = {}
     for name in PIPELINES:
         found[name] = one(name, ct, network, NINE_ORGANS, config, threads, out / name)
     found["dice_of_both"] = agreement(out)
-    for name in PIPELINES:
-        found[f"{name}, one thread"] = one(name, ct, network, NINE_ORGANS, config, 1, out / f"{name}-1")
+    found["one thread"] = [
+        {name: one(name, ct, network, NINE_ORGANS, config, 1, out / f"{name}-1") for name in PIPELINES}
+        for _ in range(TURNS)
+    ]
     return found
 
 
@@ -197,8 +202,7 @@ def summary(found: Mapping[str, Any]) -> dict[str, Any]:
         "monai_seconds": median(p["monai"]["seconds"] for p in pairs),
         "ctune_peak_mb": max(p["ctune"]["peak_mb"] for p in pairs),
         "monai_peak_mb": max(p["monai"]["peak_mb"] for p in pairs),
-        "ctune_stage_seconds": {s: _stage(pairs, "ctune", s) for s in STAGES},
-        "monai_stage_seconds": {s: _stage(pairs, "monai", s) for s in STAGES},
+        **_stages(pairs),
     }
     if "tall" in found:
         nine, many = (found["tall"][str(n)]["peak_mb"] for n in (len(NINE_ORGANS), MANY))
@@ -206,9 +210,28 @@ def summary(found: Mapping[str, Any]) -> dict[str, Any]:
     return measures
 
 
-def _stage(pairs: Sequence[Mapping[str, Any]], pipeline: str, stage: str) -> float:
-    seconds = [float(p[f"{pipeline}, one thread"]["processor_stages"].get(stage, 0.0)) for p in pairs]
-    return round(median(seconds), 3)
+def _stages(pairs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Processor seconds by stage on one thread, and how they stand to each other turn by turn."""
+    turns: list[Any] = [turn for pair in pairs for turn in pair["one thread"]]
+
+    def seconds(turn: Mapping[str, Any], pipeline: str, stage: str) -> float:
+        return float(turn[pipeline]["processor_stages"].get(stage, 0.0))
+
+    ratios = {
+        stage: round(median(seconds(t, "ctune", stage) / seconds(t, "monai", stage) for t in turns), 3)
+        for stage in STAGES
+    }
+    return {
+        **{
+            f"{name}_stage_seconds": {s: round(median(seconds(t, name, s) for t in turns), 3) for s in STAGES}
+            for name in PIPELINES
+        },
+        "stage_ratio_to_monai": ratios,
+        "worst_stage_ratio_to_monai": max(ratios.values()),
+        "onnx_network_ratio_to_torch": median(
+            seconds(t, "onnx", "network") / seconds(t, "ctune", "network") for t in turns
+        ),
+    }
 
 
 def gates(measures: Mapping[str, Any], preset: str) -> list[Gate]:
@@ -224,6 +247,14 @@ def gates(measures: Mapping[str, Any], preset: str) -> list[Gate]:
         Gate(
             figure="peak_memory_ratio_to_monai", value=measures["peak_memory_ratio_to_monai"], bound=1 / 3,
             reference=promised,
+        ),
+        Gate(
+            figure="worst_stage_ratio_to_monai", value=measures["worst_stage_ratio_to_monai"], bound=1.05,
+            reference="never slower at any stage; the same stage differs by 5 % between two runs",
+        ),
+        Gate(
+            figure="onnx_network_ratio_to_torch", value=measures["onnx_network_ratio_to_torch"], bound=1.0,
+            reference="onnxruntime on a CPU at least as fast as torch",
         ),
     ]  # fmt: skip
     if "tall_peak_mb" in measures:

@@ -1,4 +1,4 @@
-"""One CT through one pipeline, in a process of its own: ctune's engine, or MONAI's parts joined as its tutorials join them.
+"""One CT through one pipeline, in a process of its own: ctune's engine with torch or onnxruntime, or MONAI's parts joined as its tutorials join them.
 
     python -c "from ctune.bench.pipelines import work; work('job.json')"
 
@@ -28,7 +28,7 @@ Pipeline: TypeAlias = Callable[[Path], None]
 def work(job: str) -> None:
     """Do one job and answer on stdout; ctune.bench.inference writes jobs.
 
-    A job: pipeline ("ctune" or "monai"), ct, network (folder of weights), classes, out, config, threads.
+    A job: pipeline ("ctune", "onnx" or "monai"), ct, network (folder of weights), classes, out, config, threads.
     """
     import torch
 
@@ -84,6 +84,25 @@ def _ctune(config: Config, network: Network, out: Path, clock: Clock) -> Pipelin
     from ctune.inference.runtime import TorchRuntime
 
     runtime = TorchRuntime(network, None, config.inference)
+
+    def pipeline(ct: Path) -> None:
+        job = Job("ct", partial(read_case, ct, "ct"), out / "ct")
+        predict_jobs(runtime, [job], config, model="bench", clock=clock)
+
+    return pipeline
+
+
+def _onnx(config: Config, network: Network, out: Path, clock: Clock) -> Pipeline:
+    """The engine with the same network in onnxruntime."""
+    from ctune.data.nifti import read_case
+    from ctune.export.onnx import OnnxNetwork, write_graph
+    from ctune.inference.engine import Job, predict_jobs
+    from ctune.inference.runtime import ArrayRuntime
+
+    graph, window = out.with_suffix(".onnx"), config.inference.patch_size
+    about = {"classes": list(network.classes), "window": list(window)}
+    write_graph(network, network.classes, window, graph, about)
+    runtime = ArrayRuntime(OnnxNetwork(graph), network.classes)
 
     def pipeline(ct: Path) -> None:
         job = Job("ct", partial(read_case, ct, "ct"), out / "ct")
@@ -159,6 +178,7 @@ def _transforms(config: Config, out: Path) -> tuple[Any, Any, Any, Any]:
 
 PIPELINES: Mapping[str, Callable[[Config, Network, Path, Clock], Pipeline]] = {
     "ctune": _ctune,
+    "onnx": _onnx,
     "monai": _monai,
 }
 """{name: what loads libraries, and gives the pipeline that writes to a folder and keeps its stages on a clock}."""

@@ -146,8 +146,7 @@ def export_onnx(
         network.head(name)
     noise = np.random.default_rng(0).random((2, 1, *window), dtype=np.float32)
     with write_atomically(path) as temporary:
-        _trace(network, names, noise, temporary)
-        _describe(temporary, describe(model, names, window))
+        write_graph(network, names, window, temporary, describe(model, names, window))
         session = OnnxNetwork(temporary)
         parity = {}
         for what, batch in {"noise": noise, **(windows or {})}.items():
@@ -173,7 +172,10 @@ def describe(model: Model, classes: Sequence[str], window: Triple) -> dict[str, 
     }
 
 
-def _trace(network: Network, classes: Sequence[str], windows: Windows, path: Path) -> None:
+def write_graph(
+    network: Network, classes: Sequence[str], window: Triple, path: Path, about: Mapping[str, Any]
+) -> None:
+    """Write the graph of base and heads of `classes` with `about` inside, unchecked: ``export_onnx`` compares it."""
     device = next(network.parameters()).device
     # MONAI's Swin UNETR computes shapes from its batch, which a trace would fix halfway: there the batch is one window.
     free = network.base.config.architecture != "swin_unetr"
@@ -183,7 +185,7 @@ def _trace(network: Network, classes: Sequence[str], windows: Windows, path: Pat
         torch.onnx.export(
             # In evaluation mode itself: the exporter would otherwise leave the network in training mode.
             plain(network, classes),
-            (torch.from_numpy(windows if free else windows[:1]).to(device),),
+            (torch.zeros(2 if free else 1, 1, *window, device=device),),
             str(path),
             dynamo=False,
             opset_version=OPSET,
@@ -191,6 +193,7 @@ def _trace(network: Network, classes: Sequence[str], windows: Windows, path: Pat
             output_names=["logits"],
             dynamic_axes={"windows": {0: "batch"}, "logits": {0: "batch"}} if free else None,
         )
+    _describe(path, about)
 
 
 def _describe(path: Path, about: Mapping[str, Any]) -> None:
