@@ -117,6 +117,18 @@ def test_a_whole_host_is_lost_and_comes_back(
     assert same(weights(made, how), undisturbed)
 
 
+def test_where_they_meet_is_lost_and_the_same_command_goes_on(
+    made: Project, two: list[Host], undisturbed: dict[str, torch.Tensor]
+) -> None:
+    runs = [begin(made, host, two[0], "meeting") for host in two]
+    reached(made, "meeting", 2, runs[0])
+    assert two[0].kill() >= 2
+    assert all(run.wait(timeout=300) != 0 for run in runs), "the other ends too, and says that it failed"
+    said = [ended(run) for run in [begin(made, host, two[0], "meeting") for host in two]]
+    assert 2 <= int(str(answer("".join(said))["resumed_at_epoch"])) < EPOCHS
+    assert same(weights(made, "meeting"), undisturbed)
+
+
 def environment_of(pid: int) -> str:
     try:
         return Path(f"/proc/{pid}/environ").read_bytes().replace(b"\0", b"\n").decode(errors="replace")
