@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, TypeAlias, TypeVar
@@ -33,3 +34,14 @@ def choice(kind: type[Kind], text: str, option: str) -> Kind:
     except ValueError:
         known = ", ".join(str(k) for k in kind)
         raise UsageError(f"expected one of {known} for {option}, got {text!r}") from None
+
+
+def on_disk(folder: Path, option: str) -> Path:
+    """The same folder. Raises UsageError for a URL, which would become a folder of that name."""
+    from ctune.errors import UsageError
+
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(folder)):
+        raise UsageError(
+            f"expected a folder for {option}, got a URL ({folder}); only what `ctune predict` writes may be at a URL"
+        )
+    return folder

@@ -52,13 +52,17 @@ class Scoring:
             "models": [read_json(folder / case_id / "prediction.json")["model"] for folder in self.predictions],
         }  # fmt: skip
 
+    def known(self, case_id: str) -> CaseImportance | None:
+        """The importance of a case that was scored with the same; None when it was not. Reads its predictions' records alone."""
+        return _finished(self.out / f"{case_id}.json", self.about(case_id))
+
     def case(self, case_id: str, grid: Grid) -> CaseImportance:
         """The importance of one case; its maps are in ``out``. One that was scored with the same is not read again.
 
         Raises what ``read_crops`` raises.
         """
         about, out, settings = self.about(case_id), self.out, self.config.importance
-        record = _finished(out / f"{case_id}.json", about)
+        record = self.known(case_id)
         if record is None:
             floor, clear = floor_of(settings)
             importance = score_crops(
