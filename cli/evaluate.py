@@ -10,17 +10,19 @@ import typer
 from cli.executors import Address, Cores, ExecutorName, Workers, executor_of
 from cli.options import ProjectDir, choice
 from cli.output import AsJson, emit, progress
+from cli.runtimes import ModelOrFile, RuntimeName, opened
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help="NAME, NAME:VERSION, NAME@ALIAS or sha256:...")],
+    model: ModelOrFile,
     split: Annotated[str, typer.Option("--split", help="test, validation or pool.")] = "test",
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for scores.csv and scores.json.")
     ] = None,
+    runtime: RuntimeName = "torch",
     executor: ExecutorName = "local",
     address: Address = "auto",
     workers: Workers = None,
@@ -29,28 +31,23 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Dice, NSD and HD95 per case and class; a missed organ counts as 0 Dice and the image diagonal, never NaN."""
-    from functools import partial
-
     from ctune.cohort import evaluate_cases
-    from ctune.compositions import load_model
     from ctune.evaluate import summarise
-    from ctune.optimise import resolve_device
-    from ctune.pool_work import Evaluate, evaluate_on, open_network
+    from ctune.pool_work import Evaluate, evaluate_on
     from ctune.project import find_project
     from ctune.types import Split
 
     found = find_project(project)
-    registry = found.open_registry()
-    digest = registry.resolve(model)
-    folder = out or found.root / "evaluations" / digest[:16] / split
+    digest, config, open_runtime = opened(found, model, runtime, None)
+    folder = out or found.root / "evaluations" / _name(model, runtime, digest) / split
     which, where = choice(Split, split, "--split"), executor_of(executor, address, workers, cores)
     with progress("evaluate", as_json) as on_progress:
         if where is None:
-            network = load_model(registry, f"sha256:{digest}", resolve_device(found.config.device)).network
-            scores = evaluate_cases(found, network, folder, split=which, on_progress=on_progress)
+            scores = evaluate_cases(
+                found, open_runtime(), folder, split=which, config=config, on_progress=on_progress
+            )
         else:
-            work = Evaluate(partial(open_network, found, digest, found.config.device), found)
-            scores = evaluate_on(where, work, folder, which, on_progress)
+            scores = evaluate_on(where, Evaluate(open_runtime, found, config), folder, which, on_progress)
     summary = summarise(scores)
 
     def human(console: Console) -> None:
@@ -69,6 +66,13 @@ def evaluate(
         console.print(f"per case and class: {folder}")
 
     emit({"model": digest, "split": split, "classes": summary, "folder": folder}, as_json, human)
+
+
+def _name(model: str, runtime: str, digest: str) -> str:
+    """A folder's name: a file's scores are not those of the model that it was made of."""
+    from ctune.data.files import sha256_of
+
+    return digest[:16] if runtime == "torch" else f"{digest[:16]}-{runtime}-{sha256_of(Path(model))[:16]}"
 
 
 def _number(value: float | None, digits: int = 3) -> str:

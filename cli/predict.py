@@ -11,14 +11,12 @@ import typer
 from cli.executors import Address, Cores, ExecutorName, Workers, executor_of
 from cli.options import ProjectDir, choice, names
 from cli.output import AsJson, emit, progress
+from cli.runtimes import ModelOrFile, RuntimeName, opened
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ctune.config import Config
     from ctune.data.exchange import Format
-    from ctune.pool_work import OpenRuntime
-    from ctune.project import Project
 
 
 class Formats(StrEnum):
@@ -31,17 +29,8 @@ class Formats(StrEnum):
     ITK_SNAP = "itk-snap"
 
 
-class Runtimes(StrEnum):
-    """What networks run in."""
-
-    TORCH = "torch"
-    ONNX = "onnx"
-
-
 def predict(
-    model: Annotated[
-        str, typer.Argument(help="NAME, NAME:VERSION, NAME@ALIAS or sha256:...; with --runtime onnx a file.")
-    ],
+    model: ModelOrFile,
     images: Annotated[
         list[Path] | None,
         typer.Argument(
@@ -77,9 +66,7 @@ def predict(
             help="Also measure how predictions change when mirrored, for `ctune score`; writes probabilities too.",
         ),
     ] = False,
-    runtime: Annotated[
-        str, typer.Option("--runtime", help="torch, or onnx for a file that `ctune export onnx` wrote.")
-    ] = "torch",
+    runtime: RuntimeName = "torch",
     executor: ExecutorName = "local",
     address: Address = "auto",
     workers: Workers = None,
@@ -103,9 +90,7 @@ def predict(
     else:
         cases = found.pool.cases(choice(Split, split, "--split"))
         inputs = pool_inputs(found, [case.id for case in cases])
-    digest, config, open_runtime = _opened(
-        found, model, choice(Runtimes, runtime, "--runtime"), names(classes) or None
-    )
+    digest, config, open_runtime = opened(found, model, runtime, names(classes) or None)
     flipped = found.config.importance.flips if flips else ()
     wanted = Wanted(probabilities=probabilities or flips, format=_format(format, labels))
     where = executor_of(executor, address, workers, cores)
@@ -141,22 +126,3 @@ def _format(text: str, labels: bool) -> Format:
         raise UsageError(f"expected --labels or --format {chosen}, got both; leave --labels out")
     own = {Formats.NIFTI: Format.MULTILABEL if labels else Format.MASKS, Formats.LABELS: Format.MULTILABEL}
     return own[chosen] if chosen in own else Format(chosen.value)
-
-
-def _opened(
-    project: Project, model: str, runtime: Runtimes, classes: list[str] | None
-) -> tuple[str, Config, OpenRuntime]:
-    """The digest of a model, the project's settings as this model needs them, and what opens it where it is to run."""
-    from functools import partial
-
-    from ctune.compositions import preprocessing_of
-    from ctune.pool_work import open_onnx, open_torch, settings_of_onnx
-
-    config = project.config
-    if runtime is Runtimes.ONNX:
-        digest, config = settings_of_onnx(Path(model), config)
-        return digest, config, partial(open_onnx, Path(model).resolve(), classes)
-    registry = project.open_registry()
-    digest = registry.resolve(model)
-    config = config.model_copy(update={"preprocessing": preprocessing_of(registry, digest)})
-    return digest, config, partial(open_torch, project, digest, config.device, classes, config.inference)

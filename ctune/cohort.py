@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from ctune.config import Config
 from ctune.data.exchange import Format
+from ctune.data.nifti import read_mask
 from ctune.data.prepared import PreparedCase, prepare
 from ctune.errors import DataError, PoolError, UsageError
 from ctune.evaluate import CaseScore, score_mask, write_scores
@@ -20,10 +22,9 @@ from ctune.hybrid import merge
 from ctune.inference.engine import Axis, Job, predict_jobs
 from ctune.inference.inputs import Input
 from ctune.inference.output import Wanted
-from ctune.inference.runtime import Runtime, TorchRuntime
+from ctune.inference.runtime import Runtime, TorchRuntime, as_runtime
 from ctune.model.network import Network
-from ctune.postprocess import clean_all, needed
-from ctune.predict import masks_of, predict_case
+from ctune.postprocess import needed
 from ctune.project import Project
 from ctune.types import HybridAnnotation, Mask, OnProgress, Progress, Source, Split, silent
 
@@ -74,7 +75,7 @@ def predict_inputs(
     classes: of a network; a runtime has its own. Returns the ids that were predicted and (id, reason) of those that could
     not be read. Raises UsageError for DICOM segmentations of CTs that are no DICOM series.
     """
-    runtime = TorchRuntime(network, classes, config.inference) if isinstance(network, Network) else network
+    runtime = as_runtime(network, config.inference, classes)
     if wanted.format is Format.DICOM_SEG and (other := next((i for i in inputs if i.series is None), None)):
         raise UsageError(
             f"expected CTs as DICOM series for DICOM segmentations, got {other.case_id} in another format; choose another --format"
@@ -91,11 +92,14 @@ def hybrid_of(
     project: Project,
     case_id: str,
     sources: Sequence[Source] = (Source.ORIGINAL, Source.REVISED, Source.PREDICTED),
+    classes: Sequence[str] | None = None,
 ) -> HybridAnnotation:
-    """The merged labels of one case from its annotations of `sources`, in the order that the project sets."""
+    """The merged labels of one case from its annotations of `sources`, in the order that the project sets; all classes when
+    None."""
     pool, order = project.pool, [s for s in project.config.hybrid.order if s in sources]
     records = [r for r in pool.annotations(case_id) if r.source in order]
     names = sorted({project.class_of(r) for r in records})
+    names = names if classes is None else [name for name in names if name in classes]
     found = {name: [pool.read(r) for r in records if project.class_of(r) == name] for name in names}
     return merge(case_id, found, order)
 
@@ -114,19 +118,22 @@ def prepare_labels(project: Project, case_id: str, masks: Mapping[str, Mask]) ->
 
 def evaluate_cases(
     project: Project,
-    network: Network,
+    network: Network | Runtime,
     folder: Path,
     *,
     split: Split = Split.TEST,
+    config: Config | None = None,
     on_progress: OnProgress = silent,
 ) -> list[CaseScore]:
     """Score the network's classes on every case of `split` that annotates them; scores are kept in `folder`.
 
-    The truth is original and revised annotations alone. Raises PoolError when the split has no case.
+    The truth is original and revised annotations alone. config: the project's settings as a model needs them, the project's
+    own when None. Raises PoolError when the split has no case.
     """
-    cases, out = cases_of(project, split), list[CaseScore]()
+    cases, out, config = cases_of(project, split), list[CaseScore](), config or project.config
+    runtime = as_runtime(network, config.inference)
     for number, case_id in enumerate(cases):
-        out += evaluate_case(project, network, case_id)
+        out += evaluate_case(project, runtime, config, case_id)
         on_progress(Progress("evaluate", number + 1, len(cases), case_id))
     write_scores(folder, out)
     return out
@@ -140,16 +147,29 @@ def cases_of(project: Project, split: Split) -> list[str]:
     return cases
 
 
-def evaluate_case(project: Project, network: Network, case_id: str) -> list[CaseScore]:
-    """Score the network's classes on one case; those that it does not annotate are passed over."""
-    rules, case = project.config.postprocess, project.pool.load(case_id)
-    truth = hybrid_of(project, case_id, (Source.ORIGINAL, Source.REVISED)).masks
-    names = [name for name in network.classes if name in truth]
+def evaluate_case(project: Project, runtime: Runtime, config: Config, case_id: str) -> list[CaseScore]:
+    """Score a runtime's classes on one case; those that it does not annotate are passed over.
+
+    Masks are written as `ctune predict` writes them, cleaned too, and read again a class at a time: what is measured is what
+    users get, and memory does not grow with the classes. Raises DataError for a case that cannot be read.
+    """
+    truth = [s for s in map(Source, project.config.hybrid.order) if s is not Source.PREDICTED]
+    there = {project.class_of(r) for r in project.pool.annotations(case_id) if r.source in truth}
+    names = [name for name in runtime.classes if name in there]
     # Hosts of post-processing too, whether or not the truth has them.
-    asked = [n for n in network.classes if n in {*names, *needed(network.classes, rules)}]
-    prediction = predict_case(network, case, project.config, model="", classes=asked)
-    # As `ctune predict` writes them: what is measured is what users get.
-    predicted = masks_of(prediction, project.config.inference.threshold)
-    predicted = clean_all(predicted, rules, case.grid)
-    tolerance = project.config.evaluation.nsd_tolerance_mm
-    return [score_mask(case_id, n, predicted[n], np.asarray(truth[n]), case.grid, tolerance) for n in names]
+    asked = {*names, *needed(runtime.classes, config.postprocess)}
+    if isinstance(runtime, TorchRuntime):
+        runtime = runtime.only([name for name in runtime.classes if name in asked])
+    grid, out = project.pool.grid(case_id), list[CaseScore]()
+    project.cache.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix="evaluate-", dir=project.cache) as folder:
+        job = Job(case_id, partial(project.pool.load, case_id), Path(folder))
+        refused = predict_jobs(runtime, [job], config, model="")
+        if refused:
+            raise DataError(refused[0][1])
+        for name in names:
+            predicted = read_mask(job.folder / f"{name}.nii.gz", grid, f"case {case_id}, {name}")
+            known = np.asarray(hybrid_of(project, case_id, truth, [name]).masks[name])
+            tolerance = config.evaluation.nsd_tolerance_mm
+            out.append(score_mask(case_id, name, predicted, known, grid, tolerance))
+    return out

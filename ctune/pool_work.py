@@ -28,7 +28,7 @@ from ctune.importance.values import CaseImportance
 from ctune.inference.engine import Axis, Job, predict_jobs
 from ctune.inference.inputs import Input
 from ctune.inference.output import Wanted
-from ctune.inference.runtime import ArrayRuntime, Runtime, TorchRuntime, versions_of
+from ctune.inference.runtime import ArrayRuntime, Runtime, TorchRuntime, as_runtime, versions_of
 from ctune.model.freeze import fingerprint
 from ctune.model.network import Network
 from ctune.optimise import resolve_device
@@ -131,15 +131,20 @@ class Predict:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Score a network on cases of the pool, by id; the function gives the scores of its classes."""
+    """Score a network on cases of the pool, by id; the function gives the scores of its classes.
 
-    open_network: Callable[[], Network]
+    config: as in ``cohort.evaluate_cases``.
+    """
+
+    open_network: Callable[[], Network | Runtime]
     project: Project
+    config: Config | None = None
     overlap: int = 1
 
     def open(self) -> Callable[[str], list[CaseScore]]:
         """See ``executors.work.Work``."""
-        return partial(evaluate_case, self.project, self.open_network())
+        config = self.config or self.project.config
+        return partial(evaluate_case, self.project, as_runtime(self.open_network(), config.inference), config)
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,12 @@ class TorchRuntime:
             copied = copy.deepcopy(network.base)
             self._base = copied.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
+    def only(self, classes: Sequence[str]) -> TorchRuntime:
+        """The same network for some of its classes; weights are shared."""
+        found = copy.copy(self)
+        found.classes = tuple(classes)
+        return found
+
     def logits(self, windows: Tensor) -> Iterator[Tensor]:
         """See ``Runtime``."""
         if self.classes:
@@ -120,6 +126,13 @@ class ArrayRuntime:
             )
         for k in range(len(self.classes)):
             yield torch.from_numpy(np.array(found[:, k], dtype=np.float32))
+
+
+def as_runtime(
+    network: Network | Runtime, settings: Inference, classes: Sequence[str] | None = None
+) -> Runtime:
+    """A network ready to predict `classes` (all of its own when None); a runtime is what it is, and has its own."""
+    return TorchRuntime(network, classes, settings) if isinstance(network, Network) else network
 
 
 def versions_of(runtime: Runtime) -> int:
