@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.executors import Address, Cores, ExecutorName, Workers, executor_of
-from cli.options import ProjectDir, choice
+from cli.options import ProjectDir, choice, on_disk
 from cli.output import AsJson, emit, progress
 from cli.runtimes import ModelOrFile, RuntimeName, opened
 
@@ -39,7 +39,9 @@ def evaluate(
 
     found = find_project(project)
     digest, config, open_runtime = opened(found, model, runtime, None)
-    folder = out or found.root / "evaluations" / _name(model, runtime, digest) / split
+    folder = (
+        on_disk(out, "--out") if out else found.root / "evaluations" / _name(model, runtime, digest) / split
+    )
     which, where = choice(Split, split, "--split"), executor_of(executor, address, workers, cores)
     with progress("evaluate", as_json) as on_progress:
         if where is None:

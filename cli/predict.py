@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +17,7 @@ from cli.runtimes import ModelOrFile, RuntimeName, opened
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ctune.data.cases_at_url import CasesAtUrl
     from ctune.data.exchange import Format
 
 
@@ -37,9 +39,9 @@ def predict(
             help="CTs: NIfTI or NRRD files, DICOM series (folders or zipped), folders of these or of cases; by default the project's pool."
         ),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="A folder for each case comes here.")] = Path(
-        "predictions"
-    ),
+    out: Annotated[
+        str, typer.Option("--out", "-o", help="A folder for each case comes here; a folder or an fsspec URL.")
+    ] = "predictions",
     classes: Annotated[
         str, typer.Option("--classes", help="With commas; all of the model's by default.")
     ] = "",
@@ -76,15 +78,15 @@ def predict(
 ) -> None:
     """Predict masks on each CT's own grid, with volumes in mL; run again, it does what is missing."""
     from ctune.cohort import pool_inputs, predict_inputs
-    from ctune.data.files import write_json
+    from ctune.data.cases_at_url import CasesAtUrl, place_of
+    from ctune.executors.local import Local
     from ctune.inference.inputs import find_inputs
     from ctune.inference.output import Wanted
     from ctune.pool_work import Predict, predict_on
-    from ctune.predict import read_volumes
     from ctune.project import find_project
     from ctune.types import Split
 
-    found = find_project(project)
+    found, place = find_project(project), place_of(out)
     if images:
         inputs = find_inputs(images)
     else:
@@ -95,26 +97,42 @@ def predict(
     wanted = Wanted(probabilities=probabilities or flips, format=_format(format, labels))
     where = executor_of(executor, address, workers, cores)
     with progress("predict", as_json) as on_progress:
-        if where is None:
+        if where is None and isinstance(place, Path):
             ids, refused = predict_inputs(
-                config, open_runtime(), digest, inputs, out, flips=flipped, wanted=wanted, on_progress=on_progress
+                config, open_runtime(), digest, inputs, place, flips=flipped, wanted=wanted, on_progress=on_progress
             )  # fmt: skip
         else:
-            work = Predict(open_runtime, config, digest, out.resolve(), wanted, flipped)
-            ids, refused = predict_on(where, work, inputs, on_progress)
-    volumes = {case_id: read_volumes(out / case_id) for case_id in ids}
-    if ids:
-        write_json(out / "volumes.json", volumes)
+            to = place if isinstance(place, CasesAtUrl) else place.resolve()
+            work = Predict(open_runtime, config, digest, to, wanted, flipped)
+            ids, refused = predict_on(where or Local(), work, inputs, on_progress)
+    volumes = _volumes(place, ids)
 
     def human(console: Console) -> None:
-        console.print(f"{len(ids)} cases in {out}, volumes in {out / 'volumes.json'}")
+        console.print(f"{len(ids)} cases in {place}, volumes in {place}/volumes.json")
         for case_id, why in refused:
             console.print(f"refused {case_id}: {why}")
 
-    document: dict[str, Any] = {"model": digest, "out": out, "volumes_ml": volumes}
+    document: dict[str, Any] = {"model": digest, "out": str(place), "volumes_ml": volumes}
     emit({**document, "refused": dict(refused)}, as_json, human)
     if refused:
         raise typer.Exit(1)
+
+
+def _volumes(place: Path | CasesAtUrl, case_ids: list[str]) -> dict[str, dict[str, float]]:
+    """{case: {class: mL}} of what was predicted, written beside it."""
+    from ctune.data.files import write_json
+    from ctune.predict import read_volumes
+
+    if isinstance(place, Path):
+        volumes = {case_id: read_volumes(place / case_id) for case_id in case_ids}
+        if case_ids:
+            write_json(place / "volumes.json", volumes)
+        return volumes
+    records = place.records() if case_ids else {}
+    volumes = {case_id: json.loads(records[case_id])["volumes_ml"] for case_id in case_ids}
+    if case_ids:
+        place.write_json("volumes.json", volumes)
+    return volumes
 
 
 def _format(text: str, labels: bool) -> Format:

@@ -6,7 +6,8 @@ A model travels as its digest, never as an alias that may move meanwhile, and ne
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from threading import Lock
@@ -19,6 +20,7 @@ from ctune.cohort import cases_of, evaluate_case
 from ctune.compositions import load_model
 from ctune.config import Config, Inference, Preprocessing
 from ctune.continual import feature_folder, replayed_cases
+from ctune.data.cases_at_url import CasesAtUrl
 from ctune.errors import DataError
 from ctune.evaluate import CaseScore, write_scores
 from ctune.executors.work import Done, Executor, Work, run_all
@@ -104,12 +106,15 @@ class OneAtATime:
 
 @dataclass(frozen=True)
 class Predict:
-    """Predict CTs (``inference.inputs.Input``), each to ``folder/<id>``; one that is finished there is not done again."""
+    """Predict CTs (``inference.inputs.Input``), each to ``folder/<id>``; one that is finished there is not done again.
+
+    A `folder` at a URL gets what is finished; until then a case is in a temporary folder of the worker.
+    """
 
     open_runtime: OpenRuntime
     config: Config
     model: str
-    folder: Path
+    folder: Path | CasesAtUrl
     wanted: Wanted
     flips: tuple[Axis, ...] = ()
     overlap: int = 2
@@ -119,14 +124,20 @@ class Predict:
         runtime = OneAtATime(self.open_runtime())
 
         def do(one: Input) -> None:
-            job = Job(one.case_id, one.load, self.folder / one.case_id, one.series)
-            refused = predict_jobs(
-                runtime, [job], self.config, model=self.model, wanted=self.wanted, flips=self.flips
-            )
-            if refused:
-                raise DataError(refused[0][1])
+            with self._place(one.case_id) as folder:
+                job = Job(one.case_id, one.load, folder, one.series)
+                refused = predict_jobs(
+                    runtime, [job], self.config, model=self.model, wanted=self.wanted, flips=self.flips
+                )
+                if refused:
+                    raise DataError(refused[0][1])
 
         return do
+
+    def _place(self, case_id: str) -> AbstractContextManager[Path]:
+        if isinstance(self.folder, CasesAtUrl):
+            return self.folder.updating(case_id)
+        return nullcontext(self.folder / case_id)
 
 
 @dataclass(frozen=True)
@@ -149,15 +160,43 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Score:
-    """Score predicted cases of the pool, by id; the function gives what is known of a case but its maps."""
+    """Score predicted cases of the pool, by id; the function gives what is known of a case but its maps.
+
+    predictions: where they are, if not where `how` says: a URL is read for a case that is not scored yet.
+    """
 
     how: Scoring
     project: Project
+    predictions: tuple[Path | CasesAtUrl, ...] = ()
     overlap: int = 1
 
     def open(self) -> Callable[[str], CaseImportance]:
         """See ``executors.work.Work``."""
-        return lambda case_id: self.how.case(case_id, self.project.pool.grid(case_id))
+
+        def do(case_id: str) -> CaseImportance:
+            grid = self.project.pool.grid(case_id)
+            if not self.predictions:
+                return self.how.case(case_id, grid)
+            with self._here(case_id, record_alone=True) as how:
+                known = how.known(case_id)
+            if known is not None:
+                return known
+            with self._here(case_id, record_alone=False) as how:
+                return how.case(case_id, grid)
+
+        return do
+
+    @contextmanager
+    def _here(self, case_id: str, *, record_alone: bool) -> Iterator[Scoring]:
+        """How to score the case from folders of this machine."""
+        with ExitStack() as stack:
+            folders = [
+                stack.enter_context(place.reading(case_id, record_alone=record_alone)).parent
+                if isinstance(place, CasesAtUrl)
+                else place
+                for place in self.predictions
+            ]
+            yield replace(self.how, predictions=tuple(folders))
 
 
 @dataclass(frozen=True)
@@ -183,18 +222,10 @@ class CacheFeatures:
             case, _ = material.prepare(self.project)
             cases = [] if case is None else [case]
             inference = config.inference
-            return len(
-                feature_windows(
-                    source,
-                    cases,
-                    self.classes,
-                    inference.patch_size,
-                    inference.overlap,
-                    config.tune,
-                    self.seed,
-                    silent,
-                )
-            )
+            found = feature_windows(
+                source, cases, self.classes, inference.patch_size, inference.overlap, config.tune, self.seed, silent
+            )  # fmt: skip
+            return len(found)
 
         return do
 
