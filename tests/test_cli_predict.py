@@ -22,8 +22,9 @@ from ctune.data.nifti import write_volume
 from ctune.data.nrrd import write_nrrd
 from ctune.errors import GeometryError, ImageFileError, UsageError
 from ctune.inference.inputs import find_inputs
-from ctune.predict import read_masks
+from ctune.predict import read_masks, read_prediction
 from ctune.project import Project
+from ctune.types import Split
 
 runner = CliRunner()
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -118,6 +119,42 @@ def test_another_runtime(made: Project, tmp_path: Path) -> None:
     words = ["predict", str(tmp_path / "bad.onnx"), "--runtime", "onnx", "--project", str(made.root)]
     answer = runner.invoke(app, words)
     assert answer.exit_code == 1 and "expected an ONNX file that ctune exported" in answer.stderr
+
+
+def test_onnxruntime_gives_the_masks_of_torch(tmp_path: Path) -> None:
+    """Only a voxel whose probability is at the threshold, within the step of a stored probability, may differ."""
+    pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
+    # Probabilities of an untrained network lie around .48: a threshold there gives masks of some size.
+    inference = {"patch_size": (16, 16, 16), "overlap": 0.25, "threshold": 0.48}
+    found, _ = project(tmp_path, pool=2, inference=inference)
+    register_model(found.open_registry(), "organs", network(), found.config, {})
+    graph, at = tmp_path / "organs.onnx", ("--project", str(found.root))
+    assert runner.invoke(app, ["export", "onnx", "organs", "-o", str(graph), *at]).exit_code == 0
+    for model, runtime in (("organs", "torch"), (str(graph), "onnx")):
+        words = ["-o", str(tmp_path / runtime), "--runtime", runtime, "--probabilities", "--json"]
+        answer = runner.invoke(app, ["predict", model, *words, *at])
+        assert answer.exit_code == 0, answer.output
+    for case in found.pool.cases(Split.POOL):
+        torchs, onnxs = (read_masks(tmp_path / runtime / case.id, case.grid) for runtime in ("torch", "onnx"))
+        values = read_prediction(tmp_path / "torch" / case.id, case.grid).probabilities
+        for k, name in enumerate(("liver", "spleen")):
+            assert 0 < torchs[name].sum() < torchs[name].size
+            differ = torchs[name] != onnxs[name]
+            assert (np.abs(values[k][differ] - 0.48) <= 1 / 255).all() and differ.mean() < 0.01
+        made = [
+            json.loads((tmp_path / r / case.id / "prediction.json").read_text()) for r in ("torch", "onnx")
+        ]
+        assert made[0]["model"] == made[1]["model"], "a file is the model that it was made of"
+    one = runner.invoke(
+        app,
+        ["predict", str(graph), "--runtime", "onnx", "--classes", "spleen", "-o", str(tmp_path / "one"), *at],
+    )
+    assert one.exit_code == 0
+    assert not (tmp_path / "one" / "case_0" / "liver.nii.gz").exists()
+    np.testing.assert_array_equal(
+        read_masks(tmp_path / "one" / "case_0", case.grid)["spleen"],
+        read_masks(tmp_path / "onnx" / "case_0", case.grid)["spleen"],
+    )
 
 
 # Other programs' formats ------------------------------------------------------------------------------------------
