@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +66,8 @@ def masks_of(prediction: Prediction, threshold: float) -> dict[str, Mask]:
     }
 
 
-def read_masks(folder: Path, grid: Grid) -> dict[str, Mask]:
-    """{class: (X, Y, Z) uint8} as they were written, from masks or from a label map.
+def read_masks(folder: Path, grid: Grid, names: Collection[str] | None = None) -> dict[str, Mask]:
+    """{class: (X, Y, Z) uint8} as they were written, from masks or from a label map; all classes, or those of `names`.
 
     Raises DataError when the prediction is unfinished or on another grid.
     """
@@ -76,13 +76,18 @@ def read_masks(folder: Path, grid: Grid) -> dict[str, Mask]:
         found = read_segmentation(
             folder / Format(about["format"]).file_name, grid, what=f"case {about['case']}"
         )
-        return {name: found[name] for name in about["classes"]}
+        return {name: found[name] for name in about["classes"] if names is None or name in names}
     if about.get("labels"):
         labels = read_labels(folder / "labels.nii.gz", grid, about["case"])
-        return {name: (labels == number).astype(np.uint8) for name, number in about["labels"].items()}
+        return {
+            name: (labels == number).astype(np.uint8)
+            for name, number in about["labels"].items()
+            if names is None or name in names
+        }
     return {
         name: read_mask(folder / f"{name}.nii.gz", grid, f"case {about['case']}, {name}")
         for name in about["classes"]
+        if names is None or name in names
     }
 
 

@@ -115,14 +115,33 @@ def open_case(browser: Any, link: str) -> None:
 
 def stroke(browser: Any, by: int = 0) -> None:
     """Draw with the real pointer where the crosshair stands, `by` pixels to the right."""
+    settle(browser)
     where = "review.viewer.nv.frac2canvasPos(review.viewer.nv.scene.crosshairPos)"
-    x, y = wait(lambda: js(browser, f"[...{where}].map((v) => v / (window.devicePixelRatio || 1))"))
+    x, y = js(browser, f"[...{where}].map((v) => v / (window.devicePixelRatio || 1))")
     canvas = browser.find_element(By.ID, "canvas")
     dx, dy = x - canvas.size["width"] / 2, y - canvas.size["height"] / 2
     before = drawn(browser)
     chain = ActionChains(browser, duration=20).move_to_element_with_offset(canvas, round(dx), round(dy))
     chain.click_and_hold().move_by_offset(by, 0).release().perform()
     wait(lambda: drawn(browser) != before)
+
+
+def settle(browser: Any) -> None:
+    """The picture is drawn once a frame: what was asked for before is on the screen after this."""
+    browser.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
+
+
+def coloured(browser: Any, *voxel: int) -> int:
+    """How far from grey the picture is two pixels beside a voxel of the file, 0 to 255: the crosshair lies on it itself."""
+    code = """
+      const done = arguments[arguments.length - 1], v = review.viewer, gl = v.nv.gl, p = new Uint8Array(4);
+      v.jump(arguments[0]);
+      requestAnimationFrame(() => {
+        const [x, y] = v.nv.frac2canvasPos(v.nv.scene.crosshairPos);
+        gl.readPixels(x + 2, gl.drawingBufferHeight - y - 3, 1, 1, gl.RGBA, gl.UNSIGNED_BYTE, p);
+        done(Math.max(...p.slice(0, 3)) - Math.min(...p.slice(0, 3)));
+      });"""
+    return int(browser.execute_async_script(code, list(voxel)))
 
 
 def drawn(browser: Any) -> int:
@@ -142,7 +161,11 @@ def test_open_draw_undo_redo_accept_and_what_stands_on_the_disk(browser: Any, se
     open_case(browser, server.start())
     press(browser, "n")
     press(browser, "mb")
-    assert js(browser, "review.viewer.nv.overlays.length") == 2, "classes and attention lie over the CT"
+    assert coloured(browser, 31, 16, 8) and not coloured(browser, 36, 30, 8), "attention lies over the CT"
+    assert coloured(browser, 10, 10, 12) and coloured(browser, 22, 24, 12), (
+        "and so do the liver and the aorta"
+    )
+    js(browser, f"void review.viewer.jump({list(SPOT)})")
     assert drawn(browser) == 0
     stroke(browser, 12)
     painted = drawn(browser)

@@ -60,6 +60,11 @@ def read_labels(path: Path, grid: Grid, what: str) -> npt.NDArray[np.int32]:
     Float files with integral values are accepted. Raises ImageFileError, LabelError for other values, and GeometryError
     when the file lies on another grid than the CT's.
     """
+    return _integers(path, grid, what).astype(np.int32)
+
+
+def _integers(path: Path, grid: Grid, what: str) -> npt.NDArray[np.integer[Any]]:
+    """As ``read_labels``, in the type that the file has where that is integral."""
     image = _open(path, what)
     check_same_grid(_grid(image, path, what), grid, what, path)
     # As stored, not as float32: that would round label ids above 2^24.
@@ -73,7 +78,7 @@ def read_labels(path: Path, grid: Grid, what: str) -> npt.NDArray[np.int32]:
         raise LabelError(
             f"{what}: expected labels from 0 upwards, got {stored.min():g} to {stored.max():g} in {path}; export the mask again"
         )
-    return stored.astype(np.int32)
+    return stored.astype(np.int32) if stored.dtype.kind not in "iu" else stored
 
 
 def read_mask(path: Path, grid: Grid, what: str) -> Mask:
@@ -81,19 +86,22 @@ def read_mask(path: Path, grid: Grid, what: str) -> Mask:
 
     A file of 0 and 255 alone, as drawing programs write, is not guessed at: it is refused as LabelError when it has no 1.
     """
-    labels = read_labels(path, grid, what)
+    labels = _integers(path, grid, what)
     values = label_values(labels)
     if not values <= {0, 1, UNLABELLED} or values == {0, UNLABELLED}:
         raise LabelError(
             f"{what}: expected a mask of 0 and 1 (255 where not judged), got values {sorted(values)[:6]} in {path}; "
             "write one class as 1"
         )
-    return labels.astype(np.uint8)
+    # As stored: most masks are bytes, and four bytes a voxel of a large CT take half a second to make.
+    return labels.astype(np.uint8, copy=False)
 
 
 def label_values(labels: npt.NDArray[np.integer[Any]]) -> set[int]:
     """The numbers that occur in a label map (X, Y, Z) of numbers from 0 upwards; no sorting, one slice at a time."""
-    top = int(labels.max())
+    top, low = int(labels.max()), int(labels.min())
+    if top - low <= 1:
+        return {low, top}
     if top >= _MANY:
         return set(np.unique(labels).tolist())
     there = np.zeros(top + 1, dtype=bool)

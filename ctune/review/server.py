@@ -116,7 +116,8 @@ class Page:
         path = self.desk.attention(id_of(request))
         if path is None:
             raise Refused(404, f"case {id_of(request)}: no attention map in this round")
-        return FileResponse(path, media_type="application/octet-stream")
+        headers = {"content-encoding": "gzip"}
+        return FileResponse(path, media_type="application/octet-stream", headers=headers)
 
     async def labels(self, request: Request) -> Response:
         expert, case_id = who(self.desk, request, "view"), id_of(request)

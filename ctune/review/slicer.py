@@ -6,7 +6,7 @@ takes an expert's token as the password: the token says who it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -204,7 +204,7 @@ class Slicer:
             return Response(file, media_type="application/octet-stream")
         return answer(params, name + suffix, file)
 
-    def _written(self, case_id: str, masks: dict[str, Mask], suffix: str) -> tuple[bytes, dict[str, int]]:
+    def _written(self, case_id: str, masks: Mapping[str, Mask], suffix: str) -> tuple[bytes, dict[str, int]]:
         return write_labels(masks, self.desk.project.pool.grid(case_id), suffix)
 
     async def save_label(self, request: Request) -> Response:

@@ -69,16 +69,16 @@ async function next(by = 1) {
 async function open(id) {
   await leave();
   const at = `/cases/${encodeURIComponent(id)}`, opened = performance.now();
+  const [about, ct] = await Promise.all([json(at), bytes(`${at}/ct?unpacked=1`)]);
   const later = [bytes(`${at}/labels`), bytes(`${at}/attention`).catch(() => null), json(`${at}/spots`)];
   later.forEach((one) => one.catch(() => {})); // Told below, where it is waited for.
-  const [about, ct] = await Promise.all([json(at), bytes(`${at}/ct?unpacked=1`)]);
   page.editing = null;
   await viewer.show(ct, $("window").value);
   page.firstPicture = performance.now() - opened;
   try { if (page.role !== "view") await post(`${at}/lease`); } catch (error) { failed(error); }
   const [labels, heat, spots] = await Promise.all(later);
   about.spots = spots;
-  await viewer.overlays(labels, heat, about.classes, $("opacity").value / 100, $("heat").value / 100);
+  viewer.overlays(labels, heat, about.classes, $("opacity").value / 100, $("heat").value / 100);
   Object.assign(page, { open: about, histories: {}, seconds: about.seconds, unsent: 0, spot: -1, dirty: false });
   $("empty").hidden = true; $("case").textContent = id; $("why").textContent = about.reason; $("comment").value = "";
   $("agreement").hidden = about.agreement === null;

@@ -3,7 +3,10 @@
 
 import "./vendor/niivue-0.69.0.umd.js"; // Puts itself at globalThis.niivue.
 
+import { Painter } from "./paint.js";
+
 const { Niivue, NVImage } = globalThis.niivue;
+const COLD = 40; // Attention (0 to 255) up to here is not shown.
 
 export const WINDOWS = { "Soft tissue": [-160, 240], Liver: [-20, 180], Lung: [-1350, 150], Bone: [-200, 1000], "Full range": null };
 const LAYOUTS = ["planes", "axial", "render"];
@@ -13,7 +16,7 @@ export class Viewer {
     this.canvas = canvas;
     this.nv = new Niivue({ isColorbar: false, show3Dcrosshair: true, crosshairWidth: 0.15, multiplanarShowRender: 1, multiplanarLayout: 2,
       isOrientCube: false, backColor: [0, 0, 0, 1], crosshairColor: [1, 1, 1, 0.45], textHeight: 0.035, dragAndDropEnabled: false, logLevel: "error" });
-    this.layout = 0;
+    this.layout = 0; this.strength = 0.55; this.warmth = 0.35;
   }
   async start() {
     await this.nv.attachToCanvas(this.canvas);
@@ -21,44 +24,55 @@ export class Viewer {
     const gl = this.nv.gl, about = gl.getExtension("WEBGL_debug_renderer_info");
     this.software = /swiftshader|llvmpipe|software|basic render/i.test(gl.getParameter(about ? about.UNMASKED_RENDERER_WEBGL : gl.RENDERER));
     this.nv.opts.multiplanarShowRender = this.software ? 0 : 1;
+    this.painter = new Painter(this.nv);
   }
 
   // The CT alone: the first picture. What lies over it comes with `overlays`.
   async show(ct, range) {
     const nv = this.nv;
-    nv.drawBitmap = null;
+    nv.drawBitmap = null; this.labels = this.heatmap = this.density = null;
     while (nv.volumes.length) nv.removeVolume(nv.volumes.at(-1));
     const [cal_min, cal_max] = WINDOWS[range] ?? [NaN, NaN];
-    nv.addVolume(await load(ct, "ct.nii", { colormap: "gray", cal_min, cal_max }));
+    nv.addVolume(await NVImage.loadFromUrl({ url: ct, name: "ct.nii", colormap: "gray", cal_min, cal_max }));
+    this.dims = nv.volumes[0].dimsRAS.slice(1, 4);
     this.#setLayout();
   }
-  // Nothing is drawn before `edit`: each drawing of all volumes anew takes seconds without a graphics card.
-  async overlays(labels, heat, classes, opacity, heatOpacity) {
+  // labels, heat: NIfTI files of uint8 on the CT's grid; heat may be null. Nothing is painted before `edit`.
+  overlays(labels, heat, classes, opacity, warmth) {
+    this.classes = classes; this.strength = opacity; this.warmth = warmth;
+    this.whole = voxelsOf(labels);
+    this.labels = this.whole.slice();
+    this.heatmap = heat && voxelsOf(heat);
     const nv = this.nv;
-    const volumes = [await load(labels, "labels.nii", { opacity })];
-    if (heat) volumes.push(await load(heat, "attention.nii.gz", { colormap: "inferno", opacity: heatOpacity, cal_min: 40, cal_max: 255 }));
-    nv.volumes.push(...volumes);
-    nv.overlays = nv.volumes.slice(1); // As addVolume does, without drawing.
-    nv.drawOpacity = Math.min(1, opacity * 1.3);
-    this.labels = nv.volumes[1];
-    this.labels.setColormapLabel(table(classes));
-    this.whole = Uint8Array.from(this.labels.img);
-    this.image = nv.volumes[0].img2RAS();
-    this.dims = nv.volumes[0].dimsRAS.slice(1, 4);
-    nv.createEmptyDrawing();
+    nv.drawBitmap = new Uint8Array(this.whole.length);
+    nv.drawTexture = nv.r8Tex(nv.drawTexture, nv.gl.TEXTURE7, nv.back.dims);
+    nv.setDrawOpacity(Math.min(1, opacity * 1.3));
   }
+  // Densities in RAS order, once a tool asks for them.
+  get image() { this.density ??= this.nv.volumes[0].img2RAS(); return this.density; }
 
   // Class `number` (from 1) is drawn on; all others are the locked overlay.
   edit(number, colour, voxels) {
     this.number = number;
-    this.nv.drawLut = null;
-    this.nv.setDrawColormap({ R: [0, ...rgb(colour, 0)], G: [0, ...rgb(colour, 1)], B: [0, ...rgb(colour, 2)], A: [0, 255], I: [0, 1], labels: ["", "class"] });
-    this.nv.drawBitmap.fill(0);
+    const [r, g, b] = rgb(colour);
+    this.nv.setDrawColormap({ R: [0, r], G: [0, g], B: [0, b], A: [0, 255], I: [0, 1], labels: ["", "class"] });
     this.#turn(voxels, this.nv.drawBitmap, true);
-    this.labels.img.set(this.whole);
-    for (let i = 0; i < this.whole.length; i++) if (this.whole[i] === number) this.labels.img[i] = 0;
-    this.nv.updateGLVolume();
+    for (let i = 0; i < this.whole.length; i++) this.labels[i] = this.whole[i] === number ? 0 : this.whole[i];
+    this.#overlay();
     this.refresh();
+  }
+  #overlay() {
+    if (!this.labels) return;
+    const inferno = this.nv.colormap("inferno"), table = new Uint32Array(256 * (this.classes.length + 1)), bytes = new Uint8Array(table.buffer);
+    [[0, 0, 0], ...this.classes.map((c) => rgb(c.colour))].forEach((colour, label) => {
+      for (let h = 0; h < 256; h++) {
+        const under = label ? this.strength : 0, shade = Math.round(255 * Math.max(0, h - COLD) / (255 - COLD));
+        const over = h > COLD ? this.warmth : 0, alpha = under + (1 - under) * over, share = alpha && over / alpha;
+        for (let k = 0; k < 3; k++) bytes[4 * (256 * label + h) + k] = Math.min(255, colour[k] * (1 - share) + inferno[4 * shade + k] * share);
+        bytes[4 * (256 * label + h) + 3] = 255 * alpha;
+      }
+    });
+    this.painter.overlay(this.labels, this.heatmap, table);
   }
   // Back into the whole, before another class is edited.
   keep() {
@@ -82,7 +96,7 @@ export class Viewer {
   locked(i) {
     const { img2RASstep: step, img2RASstart: start } = this.nv.volumes[0], [nx, ny] = this.dims;
     const x = i % nx, y = Math.floor(i / nx) % ny, z = Math.floor(i / (nx * ny));
-    return this.labels.img[start[0] + start[1] + start[2] + x * step[0] + y * step[1] + z * step[2]] > 0;
+    return this.labels[start[0] + start[1] + start[2] + x * step[0] + y * step[1] + z * step[2]] > 0;
   }
   // From the file's order to RAS, or back; row by row, since volumes have tens of millions of voxels.
   #turn(from, to, toRas) {
@@ -107,8 +121,8 @@ export class Viewer {
     [ct.cal_min, ct.cal_max] = range ?? [ct.global_min, ct.global_max];
     this.nv.updateGLVolume();
   }
-  opacity(value) { this.nv.setOpacity(1, value); this.nv.drawOpacity = Math.min(1, value * 1.3); this.nv.drawScene(); }
-  heat(value) { if (this.nv.volumes[2]) this.nv.setOpacity(2, value); }
+  opacity(value) { this.strength = value; this.nv.setDrawOpacity(Math.min(1, value * 1.3)); this.#overlay(); }
+  heat(value) { this.warmth = value; this.#overlay(); }
   nextLayout() { this.layout = (this.layout + 1) % LAYOUTS.length; this.#setLayout(); }
   #setLayout() { const nv = this.nv; nv.setSliceType([nv.sliceTypeMultiplanar, nv.sliceTypeAxial, nv.sliceTypeRender][this.layout]); }
   step(by) { this.nv.moveCrosshairInVox(0, 0, by); }
@@ -124,9 +138,6 @@ export class Viewer {
   }
 }
 
-const load = (data, name, more) => NVImage.loadFromFile({ file: new File([data], name), name, ...more });
-const rgb = (hex, i) => [parseInt(hex.slice(1 + 2 * i, 3 + 2 * i), 16)];
-const table = (classes) => ({
-  R: [0, ...classes.flatMap((c) => rgb(c.colour, 0))], G: [0, ...classes.flatMap((c) => rgb(c.colour, 1))], B: [0, ...classes.flatMap((c) => rgb(c.colour, 2))],
-  A: [0, ...classes.map(() => 255)], I: [0, ...classes.map((_, i) => i + 1)], labels: ["", ...classes.map((c) => c.name)],
-});
+// The voxels of a NIfTI file of uint8, as the server writes them.
+const voxelsOf = (data) => new Uint8Array(data).subarray(new DataView(data).getFloat32(108, true));
+const rgb = (hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
