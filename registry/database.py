@@ -23,7 +23,14 @@ _LOCK = 0x6374756E65
 """Key of the advisory lock of writers in PostgreSQL."""
 _PATIENCE_S = 60
 _AWAY_S = 60.0
-"""How long a server that was there may be away."""
+"""How long a server that was there may be away, or one may have no room."""
+_PASSING = (
+    "too many clients",
+    "too many connections",
+    "remaining connection slots",
+    "the database system is",
+)
+"""In what PostgreSQL says to a newcomer when it is full, starting or stopping."""
 
 
 class Database:
@@ -93,15 +100,16 @@ class Database:
 
     @contextmanager
     def _connected(self) -> Iterator[sa.Connection]:
-        """A connection. A server that was there and is away, restarting or failing over, is waited for: nothing has been said to
-        it yet, so nothing is done twice."""
-        until = time.monotonic() + (_AWAY_S if self._was_there else 0.0)
+        """A connection. A server that was there and is away, restarting or failing over, is waited for, and one that has no room
+        or is starting: nothing has been said to it yet, so nothing is done twice."""
+        until = time.monotonic() + _AWAY_S
         while True:
             try:
                 connection = self.engine.connect()
                 break
-            except sa.exc.OperationalError:
-                if self._is_sqlite or time.monotonic() >= until:
+            except sa.exc.OperationalError as error:
+                there = self._was_there or any(text in str(error.orig) for text in _PASSING)
+                if self._is_sqlite or not there or time.monotonic() >= until:
                     raise
                 time.sleep(0.5)
         self._was_there = True
@@ -110,9 +118,9 @@ class Database:
 
     def _engine(self) -> sa.Engine:
         if not self._is_sqlite:
-            # As in SQLite: a reader sees one moment, a writer what the last one left when the lock became free. A kept
-            # connection may be to a server that has restarted since.
-            return sa.create_engine(self.url, isolation_level="REPEATABLE READ", pool_pre_ping=True)
+            # As in SQLite: a reader sees one moment, a writer what the last one left when the lock became free. No connection
+            # is kept: a hundred workers that compute would take all that a server has (100 by default).
+            return sa.create_engine(self.url, isolation_level="REPEATABLE READ", poolclass=sa.pool.NullPool)
         url, arguments = self.url, {"timeout": _PATIENCE_S}
         if self.read_only and self.file:
             # Without the right to write, SQLite reads a WAL database only when told that nobody changes it, unless the

@@ -119,3 +119,25 @@ def test_a_server_that_does_not_answer_is_told_without_its_password(tmp_path: Pa
     with pytest.raises(RegistryError, match="expected to use the catalog") as told:
         Registry.open(tmp_path, catalog=f"postgresql://ada:secret@/x?host={tmp_path}")
     assert "secret" not in str(told.value)
+
+
+def test_many_workers_keep_no_connection_and_wait_for_room(tmp_path: Path, catalog: str) -> None:
+    """A server of Debian's takes a hundred; here a role that may have two."""
+    import psycopg
+
+    Registry.open(tmp_path, catalog=catalog)
+    with psycopg.connect(catalog, autocommit=True) as db:
+        db.execute("DROP ROLE IF EXISTS few")
+        db.execute("CREATE ROLE few LOGIN CONNECTION LIMIT 2")
+        db.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO few")
+        few = catalog.replace("ctune@", "few@")
+        kept = [Registry.open(tmp_path, catalog=few) for _ in range(5)]
+        found = db.execute("SELECT count(*) FROM pg_stat_activity WHERE usename = 'few'").fetchone()
+        assert found == (0,), "none of five keeps a connection"
+        full = [psycopg.connect(few) for _ in range(2)]
+        timer = threading.Timer(1.5, lambda: [one.close() for one in full])
+        timer.start()
+        began = time.monotonic()
+        assert Registry.open(tmp_path, catalog=few).names() == [] and kept[0].names() == []
+        assert time.monotonic() - began > 1.0, "it waited"
+        timer.join()
