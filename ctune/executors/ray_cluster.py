@@ -6,14 +6,21 @@ anew, which runs as soon as some node has room for it.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
+import platform
 import socket
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from importlib import metadata
+from pathlib import Path
 from typing import Any
 
+import ctune
 from ctune.errors import ExecutorError, UsageError
 from ctune.executors.local import described, opened, set_threads
 from ctune.executors.work import Answer, Crew, Work
@@ -29,9 +36,9 @@ _START_S = 300.0
 class RayCluster:
     """Actors on the cluster at `address` (None or "local": one of this machine alone, for the while).
 
-    cores, gpus: what one actor takes; it computes with `cores` threads, and with one GPU where the cluster has any when None. workers: how many actors; as many as the cluster has
-    room for when None, and more when it grows. Raises UsageError when Ray is not installed, ExecutorError when the cluster
-    cannot be reached.
+    cores, gpus: what one actor takes; it computes with `cores` threads, and with one GPU where the cluster has any when None.
+    workers: how many actors; as many as the cluster has room for when None, and more when it grows. Raises UsageError when Ray
+    is not installed, ExecutorError when the cluster cannot be reached or has another ctune, Python or Ray.
     """
 
     def __init__(
@@ -65,7 +72,8 @@ class _Actors:
         self._ray, self._settings, self._overlap = ray, settings, work.overlap
         there = ray.cluster_resources().get("GPU", 0)
         self._gpus = settings.gpus if settings.gpus is not None else (1.0 if there else 0.0)
-        self._work = ray.put(work)
+        # Put together by us in the worker, where an error can be told: another ctune may not know what it is.
+        self._work = ray.put(ray.cloudpickle.dumps(work))
         self._class = ray.remote(
             num_cpus=settings.cores, num_gpus=self._gpus, max_restarts=0, max_concurrency=work.overlap,
             scheduling_strategy="SPREAD",
@@ -73,7 +81,7 @@ class _Actors:
         self._starting: dict[Any, Any] = {}
         self._busy: dict[Any, int] = {}
         self._under_way: dict[Any, tuple[int, Any]] = {}
-        self._ever, self._failures = False, 0
+        self._ever, self._failures, self._unfit = False, 0, 0
         self._grow()
 
     def room(self) -> int:
@@ -119,26 +127,31 @@ class _Actors:
 
     def _started(self, ref: Any, actor: Any) -> None:
         try:
-            failed = self._ray.get(ref)
-        except self._ray.exceptions.RayError:
-            # Its node went while it started: another is asked for when there is room.
-            self._ray.kill(actor)
-            return
+            failed, unfit = self._ray.get(ref)
+        except self._ray.exceptions.RayError as lost:
+            # Its node went while it started, and another is asked for; or ctune is not there.
+            failed, unfit = f"expected a worker to start, it ended: {_last_line(lost)}", False
+        if unfit:
+            self._unfit += 1
+            warnings.warn(f"a worker is not used: {failed}", stacklevel=2)
+            if self._unfit >= self._wanted and not self._busy:
+                raise ExecutorError(failed)
         if failed is not None:
             self._ray.kill(actor)
             # What it reads from may be away for a while. Where nobody could ever start, or nobody can any more, it is not that.
             self._failures += 1
-            if self._failures >= (_STARTS if self._ever else 1) and not self._busy:
+            if self._failures >= (_STARTS if self._ever else min(_STARTS, self._wanted)) and not self._busy:
                 raise ExecutorError(failed)
-            time.sleep(0.0 if self._busy else _WAIT_S)
+            time.sleep(0.0 if self._busy or self._starting else _WAIT_S)
             return
         self._ever, self._failures = True, 0
         self._busy[actor] = 0
 
     def _grow(self) -> None:
-        wanted = self._settings.workers or max(1, self._room_of_cluster())
-        for _ in range(wanted - len(self._busy) - len(self._starting)):
-            actor = self._class.remote(self._work, self._settings.cores)
+        self._wanted = self._settings.workers or max(1, self._room_of_cluster())
+        there = len(self._busy) + len(self._starting)
+        for _ in range(max(self._wanted - self._unfit - there, 0 if there else 1)):
+            actor = self._class.remote(self._work, self._settings.cores, code())
             self._starting[actor.open.remote()] = actor
 
     def _room_of_cluster(self) -> int:
@@ -155,18 +168,24 @@ class _Actors:
 class _Actor:
     """In a worker's process. What its methods give is plain: an error of ours need not be known to Ray."""
 
-    def __init__(self, work: Any, threads: int) -> None:
-        self._work, self._threads = work, threads
+    def __init__(self, work: bytes, threads: int, code: str) -> None:
+        self._work, self._threads, self._code = work, threads, code
 
-    def open(self) -> str | None:
-        """Load the model; says why it cannot."""
+    def open(self) -> tuple[str | None, bool]:
+        """Load the model. Gives why it cannot, and whether it never will."""
+        if code() != self._code:
+            return (
+                f"expected {self._code} on every machine, {platform.node()} has {code()}; install the same there, or leave the "
+                "machine out",
+                True,
+            )
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
         set_threads(self._threads)
         try:
-            self._do = opened(self._work)
+            self._do = opened(_ray().cloudpickle.loads(self._work))
         except ExecutorError as error:
-            return str(error)
-        return None
+            return str(error), False
+        return None, False
 
     def do(self, item: Any) -> tuple[Any, str | None]:
         """(value, None), or (None, why it failed)."""
@@ -174,6 +193,16 @@ class _Actor:
             return self._do(item), None
         except Exception as error:
             return None, described(error)
+
+
+@cache
+def code() -> str:
+    """What computes here: results are equal byte for byte only where this is. The same version may hold other files."""
+    files, digest = Path(ctune.__file__).parent, hashlib.sha256()
+    for path in sorted(files.rglob("*.py")):
+        digest.update(f"{path.relative_to(files).as_posix()}\n".encode() + path.read_bytes())
+    torch = metadata.version("torch").partition("+")[0]  # its builds for CPUs and GPUs may work together
+    return f"ctune {ctune.__version__} ({digest.hexdigest()[:8]}) with torch {torch}"
 
 
 def _ray() -> Any:
@@ -207,6 +236,12 @@ def _knock(address: str | None) -> None:
     if colon and port.isdigit():
         with socket.create_connection((host.strip("[]"), int(port)), timeout=10):
             pass
+
+
+def _last_line(error: BaseException) -> str:
+    """What a traceback in the text ends with."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
 
 
 def _first_line(error: BaseException) -> str:
