@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import groupby, pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -124,7 +125,11 @@ class Slabs:
     def _zeros(self, channels: int, planes: int) -> Tensor:
         """(channels, planes, A, B) with `axis` first, in memory in the order of the network's axes, as logits come."""
         shape = [planes if a == self._axis else n for a, n in enumerate(self._layout.padded)]
-        return torch.zeros((channels, *shape), device=self._runtime.device).movedim(1 + self._axis, 1)
+        device = self._runtime.device
+        # NumPy asks the system for zeros, and none are written before a window comes.
+        on_cpu = torch.from_numpy(np.zeros((channels, *shape), np.float32)) if device.type == "cpu" else None
+        zeros = torch.zeros((channels, *shape), device=device) if on_cpu is None else on_cpu
+        return zeros.movedim(1 + self._axis, 1)
 
     def _run(self, corners: list[tuple[int, int, int]], at: int) -> bool:
         """Run a batch of windows of one layer, and add their weighted logits; False when they do not fit into memory.
