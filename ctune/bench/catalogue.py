@@ -68,6 +68,22 @@ BENCHES = (
         _TUNING,
     ),
     Bench(
+        "selection",
+        "ctune.bench.selection:run",
+        "What importance is worth: error regions found, the order of the queue, Dice against the expert's minutes.",
+        (Preset.SMOKE, Preset.CPU),
+        "ctune.bench.selection_plots:plots",
+        (
+            ("sensitivity.ctune", "share of the error regions that attention finds"),
+            ("precision.ctune", "share of the attended regions that hold one"),
+            ("spearman.ctune", "rank correlation of a case's score with 1 - Dice"),
+            (
+                "minutes_ratio_to_random.ctune",
+                "expert minutes to the Dice that random choice ends with, over its minutes",
+            ),
+        ),
+    ),
+    Bench(
         "forgetting",
         "ctune.bench.forgetting:run",
         "Five rounds that add one class each: what is lost of the others, by continual tuning and by rivals.",
@@ -149,6 +165,18 @@ BENCHES = (
             ("overhead_p95_ratio", "95th percentile of a request over that of the engine called directly"),
             ("failed_requests", "requests lost by eight parallel clients and while models changed"),
             ("swap_seconds", "seconds to load, check and switch to a new head under load"),
+        ),
+    ),
+    Bench(
+        "review",
+        "ctune.bench.review:run",
+        "The review page in Chromium without a GPU: first picture, brush to screen, saving.",
+        (Preset.SMOKE, Preset.CPU),
+        headlines=(
+            ("first_picture_seconds_large", "seconds to the first picture of a CT of 512 x 512 x 200 voxels"),
+            ("brush_ms_small", "milliseconds from the pen to the screen, median, CT of 128 x 128 x 64"),
+            ("draft_seconds_large", "seconds to save a class of the large CT"),
+            ("accept_seconds_large", "seconds from Enter to the revision on disk, large CT"),
         ),
     ),
 )

@@ -25,18 +25,22 @@ _WATCH = """
 const r = window.review, v = r.viewer, found = window.found = { moves: [] };
 const frame = () => new Promise((done) => requestAnimationFrame(() => {
   const tick = new MessageChannel(); tick.port1.onmessage = done; tick.port2.postMessage(0); }));
-const lit = () => { const gl = v.nv.gl, p = new Uint8Array(4 * 64 * 64);
-  gl.readPixels(gl.drawingBufferWidth >> 2, gl.drawingBufferHeight >> 1, 64, 64, gl.RGBA, gl.UNSIGNED_BYTE, p);
+const lit = (n = 64) => { const gl = v.nv.gl, p = new Uint8Array(4 * n * n);
+  gl.readPixels(gl.drawingBufferWidth >> 2, gl.drawingBufferHeight >> 1, n, n, gl.RGBA, gl.UNSIGNED_BYTE, p);
   return p.some((value, i) => i % 4 < 3 && value > 30); };
-const show = v.show.bind(v);
+const show = v.show.bind(v), edit = v.edit.bind(v), get = window.fetch;
+// A case is being opened from the moment that the page asks for its CT.
+window.fetch = (path, ...more) => { if (/\/ct\?/.test(path)) { found.begun = performance.now(); found.picture = found.ready = 0; } return get(path, ...more); };
+v.edit = (...all) => { edit(...all); if (!found.ready) frame().then(() => { found.ready = performance.now() - found.begun; }); };
 v.show = async (...all) => { await show(...all);
   requestAnimationFrame(() => { found.lit = lit(); }); // Before the frame is shown: it is gone from the buffer afterwards.
   await frame(); found.picture = performance.now() - found.begun; };
-window.openCase = () => { found.picture = 0; found.begun = performance.now();
+window.openCase = () => {
   document.body.dispatchEvent(new KeyboardEvent("keydown", { key: "j", bubbles: true })); };
+// Reading a pixel waits until the picture is really drawn: to draw only puts commands in a queue.
 addEventListener("mousemove", (event) => { if (!event.buttons) return;
-  const at = event.timeStamp, drawn = performance.now() - at;
-  frame().then(() => found.moves.push([drawn, performance.now() - at])); });
+  const at = event.timeStamp, heard = performance.now() - at;
+  requestAnimationFrame(() => { lit(1); found.moves.push([heard, performance.now() - at]); }); });
 addEventListener("pointerup", () => { found.up = performance.now(); found.flush = found.saved = 0; }, true);
 const saved = document.getElementById("saved");
 new MutationObserver(() => {
@@ -140,17 +144,22 @@ class Sitting:
         raise CtuneError(f"expected {what} within 120 s, it is not so; see what the page says")
 
     def open_case(self) -> dict[str, Any]:
-        """Open the next case. Seconds to its picture, and to where one can draw; whether anything is on the picture."""
+        """Open the first case by its key, and wait as ``opened`` does."""
         self.browser.execute_script("openCase()")
-        self.wait(
-            "found.picture && review.page.editing && review.page.open && !document.querySelector('#items [aria-current]')?.matches('.x')"
-        )
-        ready = float(self.js("(performance.now() - found.begun) / 1000"))
-        return {"picture": self.js("found.picture") / 1000, "ready": ready, "lit": self.js("found.lit")}
+        return self.opened()
+
+    def opened(self) -> dict[str, Any]:
+        """Seconds to the picture of the case that is being opened, and to where one can draw; whether the picture shows anything."""
+        self.wait("found.ready")
+        return {
+            "picture": float(self.js("found.picture")) / 1000,
+            "ready": float(self.js("found.ready")) / 1000,
+            "lit": bool(self.js("found.lit")),
+        }
 
     def stroke(self, moves: int) -> list[list[float]]:
         """Draw with the pointer. For each of its moves: milliseconds to the end of drawing and to the frame."""
-        self.js("review.viewer.nv.setSliceType(review.viewer.nv.sliceTypeMultiplanar)")
+        self.js("void review.viewer.nv.setSliceType(review.viewer.nv.sliceTypeMultiplanar)")
         self.js("document.querySelector('[data-tool=brush]').click()")
         box = self.js("(({ x, y }) => [x, y])(document.getElementById('canvas').getBoundingClientRect())")
         self.browser.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
@@ -171,7 +180,7 @@ class Sitting:
 
     def accept(self) -> float:
         """Seconds from Enter to the answer that the revisions stand on the disk."""
-        self.browser.execute_script("accept()")
+        self.browser.execute_script("found.ready = 0; accept()")
         return float(self.wait("found.accepted")) / 1000
 
     def _mouse(self, kind: str, x: float, y: float) -> None:

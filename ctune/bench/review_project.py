@@ -67,7 +67,7 @@ def ct(masks: list[Mask], rng: np.random.Generator) -> npt.NDArray[np.int16]:
     hu = np.where(body, np.int16(-90), np.int16(-1000)) * np.ones(shape, np.int16)
     for k, mask in enumerate(masks):
         hu[mask == 1] = 20 + 20 * k
-    noise = rng.normal(0, 12, shape[:2] + (1,)).astype(np.int16)
+    noise = rng.normal(0, 12, (*shape[:2], 1)).astype(np.int16)
     for z in range(shape[2]):  # Noise of one slice, turned and mirrored: as dear to unpack as a scanner's.
         hu[:, :, z] += np.roll(noise[:, :, 0], 7 * z, axis=z % 2) * body[:, :, 0]
     return hu

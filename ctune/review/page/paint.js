@@ -16,7 +16,8 @@ NVImage.prototype.calMinMax = function () {
 };
 
 export class Painter {
-  constructor(nv) {
+  // partly: while the pen is down, only what lies around it is drawn anew.
+  constructor(nv, partly) {
     this.nv = nv;
     this.range = null; // The window that the CT's texture was painted with.
     this.box = null; // What the pen has changed since the drawing was sent: [x0, y0, z0, x1, y1, z1].
@@ -25,6 +26,7 @@ export class Painter {
     nv.drawAddUndoBitmap = () => {}; // The page keeps its own history.
     this.#onceAFrame();
     this.#asThePen();
+    if (partly) this.#aroundThePen();
   }
 
   // All that NiiVue calls when anything about the volumes has changed.
@@ -42,11 +44,11 @@ export class Painter {
     const large = [gl.TEXTURE0, gl.TEXTURE2];
     nv.rgbaTex = (old, unit, dims) => kept.call(nv, old, unit, large.includes(unit) ? dims : [2, 2, 2, 2]);
     nv.overlays = [null]; // One overlay, which is not a volume of NiiVue's.
-    gl.drawArrays = () => {};
-    gl.texSubImage3D = () => {};
-    try { work(); nv.overlayTexture = nv.rgbaTex(nv.overlayTexture, gl.TEXTURE2, nv.back.dims); } finally {
-      delete gl.drawArrays; delete gl.texSubImage3D; nv.rgbaTex = kept;
-    }
+    const none = () => {}, idle = { drawArrays: none, texSubImage3D: none, framebufferTextureLayer: none, checkFramebufferStatus: () => gl.FRAMEBUFFER_COMPLETE };
+    Object.assign(gl, idle);
+    try { work(); } finally { for (const name of Object.keys(idle)) delete gl[name]; }
+    nv.overlayTexture = nv.rgbaTex(nv.overlayTexture, gl.TEXTURE2, nv.back.dims);
+    nv.rgbaTex = kept;
   }
 
   #ct(ct) {
@@ -87,7 +89,39 @@ export class Painter {
   #onceAFrame() {
     const { nv } = this, draw = nv.drawScene.bind(nv);
     let asked = 0;
-    nv.drawScene = () => { asked ||= requestAnimationFrame(() => { asked = 0; draw(); }); };
+    const picture = () => {
+      const { gl } = nv, part = this.around?.();
+      asked = 0;
+      if (!part) return draw();
+      gl.enable(gl.SCISSOR_TEST);
+      gl.scissor(...part);
+      nv.clearBounds = (mask = gl.COLOR_BUFFER_BIT | gl.DEPTH_BUFFER_BIT) => gl.clear(mask); // NiiVue's own ends the scissors.
+      draw();
+      delete nv.clearBounds;
+      gl.disable(gl.SCISSOR_TEST);
+    };
+    nv.drawScene = () => { asked ||= requestAnimationFrame(picture); };
+  }
+  // Drawing all three planes anew for each move of the pen costs a processor 50 ms. Crosshair and other planes wait until it is lifted.
+  #aroundThePen() {
+    const { nv } = this, { canvas } = nv, width = nv.opts.crosshairWidth;
+    let from = null, to = null, whole = false; // In pixels of the canvas, y downwards.
+    const at = (event) => { const box = canvas.getBoundingClientRect(), scale = canvas.width / box.width; return [(event.clientX - box.left) * scale, (event.clientY - box.top) * scale]; };
+    const down = (event) => { if (event.button === 0 && nv.opts.drawingEnabled) { from = to = this.last = at(event); whole = true; nv.opts.crosshairWidth = 0; } };
+    const move = (event) => { if (from) { const [x, y] = at(event); from = [Math.min(from[0], x), Math.min(from[1], y)]; to = [Math.max(to[0], x), Math.max(to[1], y)]; this.last = [x, y]; } };
+    const up = () => { if (from) { from = null; nv.opts.crosshairWidth = width; nv.drawScene(); } };
+    canvas.addEventListener("mousedown", down, true);
+    addEventListener("mousemove", move, true);
+    for (const kind of ["mouseup", "blur"]) addEventListener(kind, up);
+    canvas.addEventListener("mouseleave", up);
+    this.around = () => {
+      if (!from) return null;
+      if (whole) { whole = false; return null; }
+      const tile = nv.screenSlices.reduce((most, s) => Math.max(most, s.leftTopWidthHeight[2]), 0), pad = Math.ceil(nv.opts.penSize * tile / Math.min(...nv.back.dims.slice(1, 4))) + 8;
+      const part = [from[0] - pad, canvas.height - to[1] - pad, to[0] - from[0] + 2 * pad, to[1] - from[1] + 2 * pad].map(Math.round);
+      from = to = this.last;
+      return part;
+    };
   }
   #asThePen() {
     const { nv } = this, { drawPt, drawPenLine, drawPenFilled } = nv;

@@ -19,12 +19,13 @@ export class Viewer {
     this.layout = 0; this.strength = 0.55; this.warmth = 0.35;
   }
   async start() {
-    await this.nv.attachToCanvas(this.canvas);
     // Without a graphics card every picture of the volume costs seconds, each brush stroke too: then 3-D comes only when asked for.
-    const gl = this.nv.gl, about = gl.getExtension("WEBGL_debug_renderer_info");
-    this.software = /swiftshader|llvmpipe|software|basic render/i.test(gl.getParameter(about ? about.UNMASKED_RENDERER_WEBGL : gl.RENDERER));
+    this.software = withoutCard();
+    // A stroke's own surroundings alone can be drawn anew where the rest of the picture is kept.
+    this.canvas.getContext("webgl2", { alpha: true, antialias: !this.software, preserveDrawingBuffer: this.software });
+    await this.nv.attachToCanvas(this.canvas, !this.software);
     this.nv.opts.multiplanarShowRender = this.software ? 0 : 1;
-    this.painter = new Painter(this.nv);
+    this.painter = new Painter(this.nv, this.software);
   }
 
   // The CT alone: the first picture. What lies over it comes with `overlays`.
@@ -138,6 +139,10 @@ export class Viewer {
   }
 }
 
+function withoutCard() {
+  const gl = new OffscreenCanvas(1, 1).getContext("webgl2"), about = gl?.getExtension("WEBGL_debug_renderer_info");
+  return !gl || /swiftshader|llvmpipe|software|basic render/i.test(gl.getParameter(about ? about.UNMASKED_RENDERER_WEBGL : gl.RENDERER));
+}
 // The voxels of a NIfTI file of uint8, as the server writes them.
 const voxelsOf = (data) => new Uint8Array(data).subarray(new DataView(data).getFloat32(108, true));
 const rgb = (hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
