@@ -33,7 +33,7 @@ test: $(READY)  ## Run the tests
 
 scale-test: $(READY)  ## Run a pool on a real Ray cluster in network namespaces (root, iproute2, PostgreSQL)
 	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e '.[$(EXTRAS),scale-test]'
-	CTUNE_SCALE=1 $(BIN)/python -m pytest tests/test_executors.py tests/test_shared_pool.py tests/test_registry_postgres.py tests/test_recipes.py tests/test_scale.py tests/test_scale_train.py
+	CTUNE_SCALE=1 $(BIN)/python -m pytest tests/test_executors.py tests/test_shared_pool.py tests/test_registry_postgres.py tests/test_recipes.py tests/test_scale.py tests/test_scale_train.py tests/test_scale_strangers.py
 
 scale-bench: $(READY)  ## Measure what handing out cases costs, on such a cluster of two workers of four cores
 	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e '.[$(EXTRAS),scale-test]'

@@ -120,11 +120,14 @@ def cluster(head: Host, workers: Sequence[Host], cores: int) -> Iterator[str]:
             host.kill()
 
 
-def start_ray(host: Host, *words: str, cores: int) -> None:
+def start_ray(host: Host, *words: str, cores: int, **more: str) -> None:
+    """Ray on a host. more: its environment; a PYTHONPATH is looked at first."""
     program = Path(sys.executable).with_name("ray")
+    if "PYTHONPATH" in more:
+        more["PYTHONPATH"] = f"{more['PYTHONPATH']}{os.pathsep}{HERE}"
     done = host.run(
         program, "start", f"--node-ip-address={host.address}", f"--num-cpus={cores}", "--object-store-memory=100000000",
-        "--disable-usage-stats", *words,
+        "--disable-usage-stats", *words, **more,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
 

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -139,6 +144,55 @@ def test_the_commands_take_workers(made: Made, tmp_path: Path) -> None:
         2, "error: expected one of local, ray for --executor, got 'slurm'\n",
     )  # fmt: skip
     assert found.pool.cases()
+
+
+def test_ray_that_is_not_there_is_one_line(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["predict", "organs", "-o", str(tmp_path), "--project", str(made[0].root), "--executor", "ray"]
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "ray", None)
+        missing = runner.invoke(app, words)
+    assert (missing.exit_code, missing.stderr) == (
+        2, "error: expected Ray for --executor ray, it is not installed; run `pip install ctune[ray]`\n",
+    )  # fmt: skip
+    pytest.importorskip("ray", reason="needs the extra ray")
+    wrong = runner.invoke(app, [*words, "--address", "127.0.0.1:1"])
+    assert wrong.exit_code == 1 and wrong.stderr.count("\n") == 1
+    assert (
+        "error: expected a Ray cluster at '127.0.0.1:1', got none: [Errno 111] Connection refused; start one"
+        in wrong.stderr
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_leaves_finished_cases_and_no_process(made: Made, tmp_path: Path) -> None:
+    command = [
+        str(Path(sys.executable).with_name("ctune")),
+        "predict",
+        "organs",
+        "--workers",
+        "2",
+        "--cores",
+        "1",
+    ]
+    run = subprocess.Popen(
+        [*command, "-o", str(tmp_path), "--project", str(made[0].root)], start_new_session=True, stderr=subprocess.PIPE, text=True
+    )  # fmt: skip
+    while not list(tmp_path.iterdir()):
+        assert run.poll() is None, run.communicate()
+        time.sleep(0.01)
+    os.killpg(run.pid, signal.SIGINT)  # as a terminal does it
+    _, said = run.communicate(timeout=120)
+    assert run.returncode in (0, 130) and "Traceback" not in said
+    until = time.monotonic() + 60
+    with pytest.raises(ProcessLookupError):
+        while time.monotonic() < until:  # what python itself started for its locks goes a moment later
+            os.killpg(run.pid, 0)
+            time.sleep(0.05)
+    for folder in tmp_path.glob("case_*"):
+        masks = {path.name for path in folder.glob("*.nii.gz") if not path.name.startswith(".")}
+        assert (folder / "prediction.json").exists() <= (masks == {"liver.nii.gz", "spleen.nii.gz"})
 
 
 def test_a_round_by_an_executor_selects_and_tunes_as_one_alone(made: Made, tmp_path: Path) -> None:
