@@ -73,7 +73,7 @@ class OnnxNetwork:
     """
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
-        runtime = _need("onnxruntime")
+        runtime = need("onnxruntime")
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads or torch.get_num_threads()
         # Threads that wait should sleep: others compute on this machine too.
@@ -137,7 +137,7 @@ def export_onnx(
     windows: {what they are: (N, 1, X, Y, Z) float32}, compared besides two of noise. Raises UnknownClassError for a class
     that the model lacks, ModelError when logits differ by more than `bound`; then there is no file at `path`.
     """
-    _need("onnx")
+    need("onnx")
     network = model.network.eval()
     names = tuple(model.network.classes if classes is None else classes)
     if not names:
@@ -193,11 +193,12 @@ def write_graph(
             output_names=["logits"],
             dynamic_axes={"windows": {0: "batch"}, "logits": {0: "batch"}} if free else None,
         )
-    _describe(path, about)
+    describe_graph(path, about)
 
 
-def _describe(path: Path, about: Mapping[str, Any]) -> None:
-    onnx = _need("onnx")
+def describe_graph(path: Path, about: Mapping[str, Any]) -> None:
+    """Put what a file says of itself into it."""
+    onnx = need("onnx")
     graph = onnx.load(str(path))
     onnx.helper.set_model_props(graph, {_KEY: json.dumps(about, sort_keys=True)})
     onnx.checker.check_model(graph)
@@ -213,10 +214,13 @@ def _difference(network: Network, session: OnnxNetwork, windows: Windows) -> flo
     return float(np.abs(found - expected).max() / max(1.0, float(np.abs(expected).max())))
 
 
-def _need(name: str) -> Any:
+def need(name: str) -> Any:
+    """A module of the extra `onnx`. Raises UsageError when it is not installed."""
     import importlib
 
     try:
         return importlib.import_module(name)
     except ImportError:
-        raise UsageError(f"ONNX needs {name}, which is not installed; `pip install 'ctune[onnx]'`") from None
+        raise UsageError(
+            f"ONNX needs {name.partition('.')[0]}, which is not installed; `pip install 'ctune[onnx]'`"
+        ) from None
