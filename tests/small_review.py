@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from ctune.importance import CaseImportance, ClassImportance, write_importances
 from ctune.project import Project, create_project
 from ctune.round import RoundState, folder_of
 from ctune.round.state import ArrowDone, now, write_state
-from ctune.select import Selected, write_csv
+from ctune.select import Selected, read_csv, write_csv
 from ctune.types import Grid, Split
 
 SHAPE = (40, 36, 20)
@@ -93,10 +94,20 @@ def review_project(root: Path, cases: int = 2, pool: str = "pool") -> Project:
     return made
 
 
-def _wait_for_the_expert(made: Project, cases: int) -> None:
+def next_round(made: Project) -> None:
+    """Round 2 comes: the first case is in its queue again, with a liver that is predicted elsewhere; the others are not."""
+    first, folder = folder_of(made, 1), folder_of(made, 2)
+    shutil.copytree(first, folder)
+    write_mask(folder / "predictions" / "case_1" / "liver.nii.gz", np.roll(box("liver"), 2, axis=2), GRID)
+    rows = read_csv(first / "selection.csv")
+    write_csv(folder / "selection.csv", rows[:1])
+    _wait_for_the_expert(made, 1, number=2)
+
+
+def _wait_for_the_expert(made: Project, cases: int, number: int = 1) -> None:
     done = ArrowDone(finished=now(), seconds=0.0)
     state = RoundState(
-        number=1, name="small", model="0" * 64, classes=("spleen", "liver"), cases=cases, strategy="importance",
+        number=number, name="small", model="0" * 64, classes=("spleen", "liver"), cases=cases, strategy="importance",
         seed=0, expert="expert", started=now(), arrows=dict.fromkeys(("predict", "score", "select"), done),
     )  # fmt: skip
     write_state(made, state)

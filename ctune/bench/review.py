@@ -79,9 +79,8 @@ def summary(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
             f"draft_seconds_{name}": max(case["draft"] for case in cases),
             f"accept_seconds_{name}": max(case["accept"] for case in cases),
         }
-    out["pictures_empty"] = sum(
-        not case["open"]["lit"] for s in found.values() for one in s for case in one["cases"]
-    )
+    every = [case for sittings in found.values() for sitting in sittings for case in sitting["cases"]]
+    out["pictures_empty"] = sum(not case["open"]["lit"] for case in every)
     out["page_seconds"] = max(sitting["page_seconds"] for s in found.values() for sitting in s)
     return out
 
@@ -105,7 +104,7 @@ def _sit(root: Path, shape: tuple[int, int, int], scale: Scale, seed: int) -> di
     with Sitting(root) as sitting:
         opened = sitting.open_case()
         while len(cases) < scale.cases:
-            case = {"open": opened, "moves": sitting.stroke(scale.moves)}
+            case: dict[str, Any] = {"open": opened, "moves": sitting.stroke(scale.moves)}
             case |= sitting.saving() | {"accept": sitting.accept()}
             cases.append(case)
             if len(cases) < scale.cases:

@@ -18,6 +18,7 @@ from ctune.importance import read_importances
 from ctune.project import Project
 from ctune.report.palette import ON_BLACK
 from ctune.review.audit import AuditLog
+from ctune.review.earlier import earlier, left
 from ctune.review.spots import Spot, find_spots
 from ctune.review.state import ReviewState
 from ctune.revise import RevisedClass
@@ -44,7 +45,7 @@ class ReviewDesk:
     @property
     def round_number(self) -> int:
         """The newest round whose cases are selected. Raises RoundError when there is none."""
-        ready = self._ready()
+        ready = self.ready()
         if not ready:
             raise RoundError(
                 "expected a round with selected cases, found none; begin one with `ctune round start MODEL`"
@@ -71,13 +72,13 @@ class ReviewDesk:
         return self._found(case_id)[1]
 
     def _found(self, case_id: str) -> tuple[int, Selected]:
-        for number in reversed(self._ready()):
+        for number in reversed(self.ready()):
             for row in self.rows(number):
                 if row.case_id == case_id:
                     return number, row
         raise PoolError(f"expected a case of the queue, got {case_id!r}; reload the queue")
 
-    def _ready(self) -> list[int]:
+    def ready(self) -> list[int]:
         """Rounds whose cases are selected, oldest first."""
         known = [past.number for past in rounds(self.project)]
         return [n for n in known if (folder_of(self.project, n) / "selection.csv").exists()]
@@ -89,7 +90,7 @@ class ReviewDesk:
         leases = self.state.leases()
         verdicts = self.state.verdicts(self.round_number)
         items = []
-        for row in self.rows():
+        for row in [*self.rows(), *left(self, expert)]:
             revisers = self.revisers(row.case_id)
             agreement = self.agreement(row.case_id)
             lease = leases.get(row.case_id)
@@ -103,10 +104,12 @@ class ReviewDesk:
                 "id": row.case_id, "rank": row.rank, "score": row.score, "classes": list(row.classes),
                 "reason": row.reason, "state": state, "experts": revisers, "unjudged": unjudged,
                 "agreement": agreement, "lease": lease.expert if lease else None,
-                "mine": expert in revisers, "draft": bool(self.state.drafts(row.case_id, expert, self.round_of(row.case_id))),
+                "mine": expert in revisers, "draft": bool(self.state.drafts(row.case_id, expert, self.round_of(row.case_id)) or earlier(self, row.case_id, expert)),
+                "round": self.round_of(row.case_id),
             })  # fmt: skip
-        done = sum(item["state"] in ("done", "cannot judge") for item in items)
-        return {"round": self.round_number, "items": items, "done": done, "total": len(items)}
+        now = [item for item in items if item["round"] == self.round_number]
+        done = sum(item["state"] in ("done", "cannot judge") for item in now)
+        return {"round": self.round_number, "items": items, "done": done, "total": len(now)}
 
     def case(self, case_id: str, expert: str) -> dict[str, Any]:
         """What the page needs to open a case; class i of `classes` has label i from 1."""
@@ -123,6 +126,7 @@ class ReviewDesk:
                 for i, n in enumerate(self.classes(case_id))
             ],
             "drafts": self.state.drafts(case_id, expert, self.round_of(case_id)),
+            "round": self.round_of(case_id), "earlier": earlier(self, case_id, expert),
             "seconds": self.state.add_seconds(case_id, expert, self.round_of(case_id), 0.0),
             "agreement": self.agreement(case_id), "experts": self.revisers(case_id),
         }  # fmt: skip
@@ -167,8 +171,14 @@ class ReviewDesk:
 
     # What is taken --------------------------------------------------------------------------------------------------
 
-    def save_draft(self, case_id: str, name: str, voxels: bytes, expert: str) -> int:
-        """Keep a draft; `voxels` are uint8 of 0 and 1, X fastest. Returns its version. Raises PoolError for other bytes."""
+    def save_draft(
+        self, case_id: str, name: str, voxels: bytes, expert: str, number: int | None = None
+    ) -> int:
+        """Keep a draft; `voxels` are uint8 of 0 and 1, X fastest. Returns its version. Raises PoolError for other bytes.
+
+        `number`: the round whose predictions the expert has before the eyes, the case's newest by default. A draft that was
+        begun before the next round came is kept with its own, and offered there (``earlier.py``).
+        """
         self._known(case_id, name)
         grid = self.project.pool.grid(case_id)
         if len(voxels) != int(np.prod(grid.shape)):
@@ -180,7 +190,10 @@ class ReviewDesk:
             raise PoolError(
                 f"case {case_id}, {name}: expected voxels of 0 and 1, got {mask.max()}; reload the page"
             )
-        return self.state.save_draft(case_id, expert, self.round_of(case_id), name, mask, grid)
+        newest = self.round_of(case_id)
+        if number is not None and (number > newest or number not in self.ready()):
+            raise PoolError(f"case {case_id}: expected a round up to {newest}, got {number}; reload the page")
+        return self.state.save_draft(case_id, expert, number or newest, name, mask, grid)
 
     def accept(self, case_id: str, expert: str, *, edited: bool, comment: str) -> dict[str, Any]:
         """Save the expert's masks as revisions, by the way that ``ctune revise`` takes.

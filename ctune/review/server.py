@@ -27,6 +27,7 @@ from ctune.data.nifti import header_bytes
 from ctune.errors import CtuneError
 from ctune.project import Project
 from ctune.review.desk import ReviewDesk
+from ctune.review.earlier import check_seen, take_up
 from ctune.review.http import (
     SMALL_BODY,
     Guards,
@@ -121,6 +122,7 @@ class Page:
 
     async def labels(self, request: Request) -> Response:
         expert, case_id = who(self.desk, request, "view"), id_of(request)
+        self._seen(request, case_id)
         return await self._image(
             case_id, await run_in_threadpool(self.desk.labels, case_id, expert.name), request
         )
@@ -128,6 +130,7 @@ class Page:
     async def mask(self, request: Request) -> Response:
         expert, case_id = who(self.desk, request, "view"), id_of(request)
         name = request.path_params["name"]
+        self._seen(request, case_id)
         found = await run_in_threadpool(self.desk.mask, case_id, name, expert.name)
         return await self._image(case_id, found, request)
 
@@ -138,8 +141,25 @@ class Page:
         size = shape[0] * shape[1] * shape[2]
         voxels = unzipped(await body_of(request, size + SMALL_BODY), size)
         name = request.path_params["name"]
-        version = await run_in_threadpool(self.desk.save_draft, case_id, name, voxels, expert.name)
+        version = await run_in_threadpool(
+            self.desk.save_draft,
+            case_id,
+            name,
+            voxels,
+            expert.name,
+            _round(request.query_params.get("round")),
+        )
         return JSONResponse({"version": version})
+
+    async def take_up(self, request: Request) -> Response:
+        """Go on with the drafts of an earlier round; tells which."""
+        expert, case_id = who(self.desk, request, "revise"), self.desk.row(id_of(request)).case_id
+        return JSONResponse(await run_in_threadpool(take_up, self.desk, case_id, expert.name))
+
+    def _seen(self, request: Request, case_id: str) -> None:
+        # A page that does not say its round is shown the newest.
+        if (number := _round(request.query_params.get("round"))) is not None:
+            check_seen(self.desk, case_id, number)
 
     async def lease(self, request: Request) -> Response:
         """POST takes or renews, DELETE gives back."""
@@ -161,9 +181,11 @@ class Page:
         return JSONResponse({"seconds": total})
 
     async def verdict(self, request: Request) -> Response:
-        """{"verdict": "as_is" | "edited" | "cannot_judge", "comment": text}"""
+        """{"verdict": "as_is" | "edited" | "cannot_judge", "comment": text, "round": whose predictions the expert has seen}"""
         expert, case_id = who(self.desk, request, "revise"), id_of(request)
         said = await json_of(request)
+        if (number := _round(said.get("round"))) is not None:
+            check_seen(self.desk, case_id, number)
         verdict, comment = said.get("verdict"), str(said.get("comment", ""))[:_LONGEST_COMMENT]
         if verdict == "cannot_judge":
             await run_in_threadpool(self.desk.cannot_judge, case_id, expert.name, comment)
@@ -197,6 +219,15 @@ class Page:
         return Response(packed, media_type="application/octet-stream", headers=headers)
 
 
+def _round(said: Any) -> int | None:
+    """The number of a round that a page tells. Raises Refused (422) for anything else."""
+    if said is None or (
+        isinstance(said, int | str) and str(said).isascii() and str(said).isdigit() and len(str(said)) < 7
+    ):
+        return None if said is None else int(said)
+    raise Refused(422, f"expected the number of a round, got {said!r}")
+
+
 def build_app(
     project: Project, *, tokens: Path | None = None, link_token: str | None = None, owner: Expert | None = None,
     hosts: tuple[str, ...] = ("127.0.0.1", "localhost", "testserver"),
@@ -215,6 +246,7 @@ def build_app(
         Route(f"{one}/labels", page.labels),
         Route(f"{one}/masks/{{name}}", page.mask),
         Route(f"{one}/drafts/{{name}}", page.draft, methods=["PUT"]),
+        Route(f"{one}/earlier", page.take_up, methods=["POST"]),
         Route(f"{one}/lease", page.lease, methods=["POST", "DELETE"]),
         Route(f"{one}/seconds", page.seconds, methods=["POST"]),
         Route(f"{one}/verdict", page.verdict, methods=["POST"]),

@@ -176,6 +176,17 @@ class ReviewState:
         names = {path.name.rpartition("-")[0] for path in folder.glob("[!.]*-*.nii.gz")}
         return {name: max(self._versions(folder, name)) for name in sorted(names)}
 
+    def unjudged_drafts(self, case_id: str, expert: str, round_number: int) -> list[str]:
+        """Classes of an expert's drafts that are newer than this expert's last verdict on the case in that round."""
+        found = self.drafts(case_id, expert, round_number)
+        if not found:
+            return []
+        mine = [v.at for v in self.verdicts(round_number) if (v.case_id, v.expert) == (case_id, expert)]
+        folder, since = self._drafts(case_id, expert, round_number), max(mine, default=0.0)
+        return [
+            n for n, version in found.items() if self._versions(folder, n)[version].stat().st_mtime > since
+        ]
+
     def read_draft(self, case_id: str, expert: str, round_number: int, name: str, grid: Grid) -> Mask | None:
         """The newest draft of a class, or None."""
         versions = self._versions(self._drafts(case_id, expert, round_number), name)

@@ -26,8 +26,8 @@ export async function signIn(token) {
 }
 
 // Voxels are sent as gzip, X fastest, on the CT's own grid: no header, so no header can be wrong.
-export async function sendDraft(id, name, voxels) {
+export async function sendDraft(id, name, voxels, round) {
   const packed = new Blob([voxels]).stream().pipeThrough(new CompressionStream("gzip"));
   const body = await new Response(packed).blob();
-  return json(`/cases/${encodeURIComponent(id)}/drafts/${encodeURIComponent(name)}`, { method: "PUT", body });
+  return json(`/cases/${encodeURIComponent(id)}/drafts/${encodeURIComponent(name)}?round=${round}`, { method: "PUT", body });
 }

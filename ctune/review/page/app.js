@@ -9,7 +9,7 @@ const $ = (id) => document.getElementById(id);
 const make = (tag, props = {}, ...inside) => { const e = Object.assign(document.createElement(tag), props); e.append(...inside); return e; };
 const viewer = new Viewer($("canvas"));
 const SHAPES = ["M7 1a6 6 0 1 0 .01 0z", "M1 1h12v12H1z", "M7 0l7 13H0z", "M7 0l7 7-7 7-7-7z", "M5 0h4v5h5v4H9v5H5V9H0V5h5z", "M0 1h14L7 14z"];
-const AUTOSAVE_MS = 1000, RETRY_MS = 2000, IDLE_MS = 30000;
+const AUTOSAVE_MS = 1000, AT_MOST_MS = 3000, RETRY_MS = 2000, IDLE_MS = 30000;
 const page = { items: [], open: null, editing: null, tool: "look", histories: {}, before: null, dirty: false, saving: null, seconds: 0, unsent: 0, touched: 0, spot: -1, role: "view" };
 
 // Words ---------------------------------------------------------------------------------------------------------------
@@ -38,6 +38,7 @@ async function loadQueue() {
   options($("by-class"), "every class", found.items.flatMap((i) => i.classes));
   options($("by-expert"), "every expert", found.items.flatMap((i) => i.experts));
   drawQueue();
+  if (page.open) showEarlier();
   await tuning.look(found.role);
 }
 function options(select, every, values) {
@@ -70,7 +71,7 @@ async function open(id) {
   await leave();
   const at = `/cases/${encodeURIComponent(id)}`, opened = performance.now();
   const [about, ct] = await Promise.all([json(at), bytes(`${at}/ct?unpacked=1`)]);
-  const later = [bytes(`${at}/labels`), bytes(`${at}/attention`).catch(() => null), json(`${at}/spots`)];
+  const later = [bytes(`${at}/labels?round=${about.round}`), bytes(`${at}/attention`).catch(() => null), json(`${at}/spots`)];
   later.forEach((one) => one.catch(() => {})); // Told below, where it is waited for.
   page.editing = null;
   await viewer.show(ct, $("window").value);
@@ -81,6 +82,7 @@ async function open(id) {
   viewer.overlays(labels, heat, about.classes, $("opacity").value / 100, $("heat").value / 100);
   Object.assign(page, { open: about, histories: {}, seconds: about.seconds, unsent: 0, spot: -1, dirty: false });
   $("empty").hidden = true; $("case").textContent = id; $("why").textContent = about.reason; $("comment").value = "";
+  showEarlier();
   $("agreement").hidden = about.agreement === null;
   if (about.agreement !== null) $("agreement").textContent = `${about.experts.join(" and ")} have revised this case. Lowest Dice: ${about.agreement.toFixed(2)}`;
   $("spot").textContent = `${about.spots.length} hot spots`;
@@ -88,6 +90,21 @@ async function open(id) {
   await edit(about.to_revise[0] ?? about.classes[0].name);
   if (about.spots.length) spot();
   drawQueue(); clock();
+}
+// A draft from before the model predicted the case anew is neither laid over the new prediction nor forgotten: it is offered.
+function showEarlier() {
+  const names = Object.keys(page.open.earlier), stale = page.items.find((i) => i.id === page.open.id)?.round > page.open.round;
+  $("earlier").hidden = !names.length && !stale;
+  $("take-up").textContent = stale ? "Open it again" : "Go on with my draft";
+  $("earlier-words").textContent = stale ? "The next round has predicted this case anew. What you draw here is kept as a draft."
+    : `You have a draft of round ${page.open.earlier[names[0]]}: ${names.join(", ").replaceAll("_", " ")}. Shown is the new prediction.`;
+}
+async function takeUp() {
+  if (!page.open || $("earlier").hidden) return say("No earlier draft of this case.");
+  const { id } = page.open;
+  await flush();
+  if (page.open.round >= (page.items.find((i) => i.id === id)?.round ?? 0)) await post(`/cases/${encodeURIComponent(id)}/earlier`);
+  await open(id);
 }
 async function leave() {
   if (!page.open) return;
@@ -99,7 +116,7 @@ async function edit(name) {
   if (page.editing === name) return;
   if (page.editing) { await flush(); viewer.keep(); }
   const number = 1 + page.open.classes.findIndex((c) => c.name === name);
-  const found = new Uint8Array(await bytes(`/cases/${page.open.id}/masks/${encodeURIComponent(name)}`));
+  const found = new Uint8Array(await bytes(`/cases/${page.open.id}/masks/${encodeURIComponent(name)}?round=${page.open.round}`));
   viewer.edit(number, page.open.classes[number - 1].colour, found.subarray(352));
   page.editing = name; page.histories[name] ??= new History(); page.before = viewer.bitmap.slice();
   drawClasses(); choose(page.tool);
@@ -136,7 +153,13 @@ function changed() {
   if (mended) viewer.refresh();
   if (page.histories[page.editing].add(before, now)) touch();
 }
-function touch() { page.before.set(viewer.bitmap); page.dirty = true; saved("waiting", "not saved yet"); schedule(AUTOSAVE_MS); }
+// A pause saves; who draws without one is saved all the same, also in the middle of a stroke (below).
+function touch() {
+  page.before.set(viewer.bitmap);
+  if (!page.dirty) page.since = performance.now();
+  page.dirty = true; saved("waiting", "not saved yet");
+  schedule(Math.max(0, Math.min(AUTOSAVE_MS, page.since + AT_MOST_MS - performance.now())));
+}
 function apply(bitmap) { viewer.bitmap = bitmap; changed(); }
 function back(way) {
   if (page.editing && page.histories[page.editing][way](viewer.bitmap)) { viewer.refresh(); touch(); } else say(`Nothing to ${way}.`);
@@ -147,7 +170,7 @@ async function flush() {
   while (page.saving) await page.saving.catch(() => {});
   if (!page.dirty) return;
   page.dirty = false; saved("waiting", "saving …");
-  page.saving = sendDraft(page.open.id, page.editing, viewer.voxels());
+  page.saving = sendDraft(page.open.id, page.editing, viewer.voxels(), page.open.round);
   try {
     const { version } = await page.saving;
     const item = page.items.find((i) => i.id === page.open.id);
@@ -162,7 +185,7 @@ async function flush() {
 async function verdict(kind) {
   if (!page.open) return;
   await flush(); await sendSeconds();
-  const done = await post(`/cases/${page.open.id}/verdict`, { verdict: kind, comment: $("comment").value });
+  const done = await post(`/cases/${page.open.id}/verdict`, { verdict: kind, comment: $("comment").value, round: page.open.round });
   const words = done.revised.map((r) => `${r.class_name} ${r.changed_ml.toFixed(1)} mL in ${r.slices_changed} slices`).join(", ");
   const dice = done.agreement === null ? "" : ` Experts agree: Dice ${done.agreement.toFixed(2)}.`;
   const id = page.open.id;
@@ -185,6 +208,9 @@ setInterval(() => {
   if (page.unsent >= 10) sendSeconds().catch(() => {});
 }, 1000);
 setInterval(() => { if (page.open && page.role !== "view") post(`/cases/${page.open.id}/lease`).catch(failed); }, 60000);
+$("canvas").addEventListener("pointerdown", () => { page.pen = true; });
+for (const kind of ["pointerup", "pointercancel"]) addEventListener(kind, () => { page.pen = false; });
+setInterval(() => { if (page.pen && page.tool !== "look") changed(); }, AT_MOST_MS / 2);
 async function sendSeconds() {
   if (!page.unsent || page.role === "view") return;
   const more = Math.min(page.unsent, 120);
@@ -205,9 +231,9 @@ const actions = {
   interpolate: () => apply(interpolate(viewer.bitmap, viewer.dims)),
   absent: () => { viewer.bitmap = new Uint8Array(viewer.bitmap.length); page.histories[page.editing].add(page.before, viewer.bitmap); touch(); say(`${page.editing} marked as absent.`); },
   undo: () => back("undo"), redo: () => back("redo"), spot, layout: () => viewer.nextLayout(), help: () => $("help").showModal(),
-  tune: () => tuning.begin(), edited: () => verdict("edited"), as_is: () => verdict("as_is"), cannot_judge: () => verdict("cannot_judge"),
+  tune: () => tuning.begin(), earlier: takeUp, edited: () => verdict("edited"), as_is: () => verdict("as_is"), cannot_judge: () => verdict("cannot_judge"),
 };
-const draws = ["grow", "holes", "interpolate", "absent", "undo", "redo", "edited", "as_is", "cannot_judge"];
+const draws = ["grow", "holes", "interpolate", "absent", "undo", "redo", "earlier", "edited", "as_is", "cannot_judge"];
 const act = guarded((name) => (draws.includes(name) && (!page.open || page.role === "view") ? say("Open a case with the role to revise first.") : actions[name]()));
 const keys = {
   v: ["look and scroll", () => choose("look")], b: ["brush", () => choose("brush")], e: ["eraser", () => choose("eraser")],
@@ -220,6 +246,7 @@ const keys = {
   ArrowUp: ["slice up", () => viewer.step(1)], ArrowDown: ["slice down", () => viewer.step(-1)], m: ["planes, axial, 3-D", () => act("layout")],
   j: ["next case", guarded(() => next(1))], k: ["case before", guarded(() => next(-1))], c: ["comment", () => $("comment").focus()],
   Enter: ["accept with edits (⇧ as is)", (e) => act(e.shiftKey ? "as_is" : "edited")], x: ["cannot judge", () => act("cannot_judge")],
+  r: ["go on with my earlier draft", () => act("earlier")],
   d: ["dark or light", () => theme()], "?": ["this sheet", () => act("help")],
 };
 addEventListener("keydown", (event) => {
