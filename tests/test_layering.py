@@ -38,6 +38,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "ctune.predict",
         "ctune.export",
         "ctune.importance",
+        "ctune.segmenter",
         "ctune.select",
         "ctune.hybrid",
         "ctune.train",
