@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import queue
+import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -89,18 +90,24 @@ class _Processes(_Futures):
 
     def __init__(self, work: Work, workers: int, threads: int | None) -> None:
         super().__init__(workers)
-        self._setup = (work, threads)
+        self._spawn = multiprocessing.get_context(
+            "spawn"
+        )  # not forked: torch's threads do not survive a fork
+        self._stop = self._spawn.Event()
+        self._setup = (work, threads, self._stop)
         self._idle = [self._make() for _ in range(workers)]
         self._all = set(self._idle)
 
     def give(self, ticket: int, item: Any) -> None:
         process = self._idle.pop()
-        future = process.submit(_do_here, item)
+        with _deaf():
+            future = process.submit(_do_here, item)
         # Before the answer is there: whoever takes the answer finds the process idle again, or another in its place.
         future.add_done_callback(lambda ended: self._idle.append(self._next(process, ended)))
         self._watch(ticket, future)
 
     def close(self) -> None:
+        self._stop.set()
         for process in self._all:
             process.shutdown(cancel_futures=True)
 
@@ -113,20 +120,33 @@ class _Processes(_Futures):
         return made
 
     def _make(self) -> ProcessPoolExecutor:
-        # Not forked: torch's threads do not survive a fork.
-        spawn = multiprocessing.get_context("spawn")
-        return ProcessPoolExecutor(1, mp_context=spawn, initializer=_set_up, initargs=self._setup)
+        return ProcessPoolExecutor(1, mp_context=self._spawn, initializer=_set_up, initargs=self._setup)
 
 
 _here: dict[str, Any] = {}
 """What this process is a worker for."""
 
 
-def _set_up(work: Work, threads: int | None) -> None:
-    _here.update(work=work, threads=threads)
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """A process that is started meanwhile hears no Ctrl-C until it is set up; it would print what it was importing."""
+    kept = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, kept)
+
+
+def _set_up(work: Work, threads: int | None, stop: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # what came meanwhile is forgotten: `stop` tells
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    _here.update(work=work, threads=threads, stop=stop)
 
 
 def _do_here(item: Any) -> Any:
+    if _here["stop"].is_set():
+        return None
     if "do" not in _here:
         # Here and not in the initializer: an error in that one breaks the pool and says nothing.
         set_threads(_here["threads"])
