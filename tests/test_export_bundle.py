@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from ctune.compositions import Model, load_model, register_model
+from ctune.data.nifti import write_volume
 from ctune.errors import ModelError, UnknownClassError, UsageError
 from ctune.export.bundle import export_bundle
 from ctune.model.base import build_base
@@ -25,6 +26,8 @@ from ctune.model.heads import build_head
 from ctune.model.network import Network
 from ctune.predict import masks_of, predict_case
 from ctune.project import Project
+from ctune.types import Case, Grid
+from registry import Registry
 
 CPU = torch.device("cpu")
 CLASSES = ("liver", "spleen", "aorta")
@@ -108,6 +111,48 @@ def test_monai_runs_it_without_ctune_to_the_same_masks(
             differ = int((found[..., channel] != ours[name]).sum())
             assert differ <= 0.002 * SIDE**3, f"{name}: {differ} voxels differ"
         assert any(mask.any() for mask in ours.values())
+
+
+def test_swin_unetr_at_another_spacing_on_an_axis_turned_ct(tmp_path: Path) -> None:
+    """A blob in a CT of 2 x 2 x 3 mm in LPS order, seen at 4 mm: masks are ctune's, on the CT's own grid.
+
+    MONAI keeps the first voxel where it is when it resamples, ctune the centre: for these sides that is the same.
+    """
+    grid = Grid((55, 47, 29), np.array([[-2.0, 0, 0, 20], [0, -2, 0, 30], [0, 0, 3, -10], [0, 0, 0, 1]]))
+    x, y, z = np.indices(grid.shape, dtype=np.float32)
+    away = ((x - 16) / 14) ** 2 + ((y - 30) / 10) ** 2 + ((z - 11) / 7) ** 2
+    hu = (-150 + 380 * np.exp(-away)).astype(np.float32)
+    settings = config(
+        base={"architecture": "swin_unetr", "feature_size": 12},
+        preprocessing={"spacing_mm": (4.0, 4.0, 4.0), "crop_foreground": False},
+        inference={"patch_size": (64, 32, 32), "overlap": 0.25, "skip_air": False},
+    )
+    base = build_base(settings.base, seed=0)
+    network = Network(base, {"liver": build_head("liver", "text", base, seed=0)})
+    registry = Registry.open(tmp_path / "registry")
+    register_model(registry, "organs", network, settings, {})
+    model = load_model(registry, "organs", CPU)
+    # An untrained network: the quarter with the highest probabilities is its mask.
+    seen = predict_case(model.network, Case("a", hu, grid), settings, model="").probabilities[0]
+    threshold = float(np.quantile(seen, 0.75))
+    inference = settings.inference.model_copy(update={"threshold": threshold})
+    folder = tmp_path / "bundle"
+    done = export_bundle(model, folder, inference=inference, name="organs")
+    assert max(done.parity.values()) < 1e-4
+    write_volume(tmp_path / "images" / "a.nii.gz", hu, grid)
+    at = ("--config_file", str(folder / "configs" / "inference.json"), "--bundle_root", str(folder))
+    ran = without_ctune(tmp_path / "w", "run", *at, "--dataset_dir", str(tmp_path / "images"))
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    image = nib.load(folder / "eval" / "a_seg.nii.gz")
+    assert np.allclose(image.affine, grid.affine) and image.shape[:3] == grid.shape
+    theirs, ours = np.asarray(image.dataobj).reshape(grid.shape) > 0, seen > threshold
+    assert dice(theirs, ours) > 0.99
+    for turned in (theirs[::-1], theirs[:, ::-1], theirs[:, :, ::-1]):
+        assert dice(turned, ours) < 0.8, "masks are where they are, not turned"
+
+
+def dice(a: np.ndarray, b: np.ndarray) -> float:
+    return float(2 * (a & b).sum() / (a.sum() + b.sum()))
 
 
 def test_metadata_say_what_it_is(bundle: Path, model: Model) -> None:

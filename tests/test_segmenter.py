@@ -108,7 +108,7 @@ def test_what_does_not_fit_is_refused(made: Project, tmp_path: Path, monkeypatch
     with pytest.raises(DataError, match="case bad: expected an image, got an empty file"):
         segmenter.write([tmp_path / "bad.nii.gz"], tmp_path / "out")
     write_volume(tmp_path / "two.nii.gz", volume(0)[0], GRID)
-    with pytest.raises(UsageError, match="expected one CT in .*, found 2; use `each` for several"):
+    with pytest.raises(UsageError, match=r"expected one CT in .*, found 2; use `each` for several"):
         segmenter(tmp_path)
     with pytest.raises(UnknownClassError):
         Segmenter("organs", project=made.root, classes=["livr"])
