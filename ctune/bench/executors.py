@@ -5,6 +5,7 @@ worker reads a little of one, sleeps where a network would run, one case at a ti
 
 efficiency      cases a second of all workers over what so many workers would do without any overhead
 overhead_ms     what a case takes beyond its sleep
+at most         cases a second that the driver hands out when no network takes any time
 memory          how much the driver's peak grows from 100 cases to 10,000, once all workers are at work
 """
 
@@ -80,7 +81,9 @@ def run(preset: str, seeds: Sequence[int], work: Path, on_progress: OnProgress) 
     efficiency = ideal / found["seconds"]
     overhead = (found["seconds"] * size.workers / found["cases"] - size.seconds) * 1000
     growth = memory["all"] - memory[str(size.few)]
+    at_most = memory.pop("cases_per_second")
     measures = {
+        "cases_per_second_at_most": at_most,
         "efficiency": efficiency,
         "overhead_ms_per_case": overhead,
         "driver_memory_growth_mb": growth,
@@ -123,19 +126,22 @@ def _drive(executor: Executor, seconds: float, cases: Sequence[Path], workers: i
 
 
 def _memory(executor: Executor, cases: Sequence[Path], few: int, workers: int) -> dict[str, float]:
-    """{number of cases: the driver's peak in MiB when so many have ended since every worker answered}, from `few` to all.
+    """{number of cases: the driver's peak in MiB when so many have ended since every worker answered}, and how many a second.
 
     Before that it grows by what each worker costs to speak to, which is no matter of cases. Where workers start so slowly
     that some never answer, it is counted from the middle.
     """
-    seen, since, peaks = set[str](), 0, dict[str, float]()
+    seen, since, peaks, began = set[str](), 0, dict[str, float](), time.perf_counter()
     for number, done in enumerate(stream(executor, Sleeping(0.0), cases)):
         assert done.error is None, done.error
         seen.add(done.value)
         since += len(seen) == workers or number >= len(cases) // 2
+        if since == 1:
+            began = time.perf_counter()
         if since in (few, 10 * few, 50 * few):
             peaks[str(since)] = peak_memory_mb(started=False)
-    return {**peaks, "all": peak_memory_mb(started=False)}
+    rate = since / (time.perf_counter() - began)
+    return {**peaks, "all": peak_memory_mb(started=False), "cases_per_second": rate}
 
 
 def _cases(folder: Path, count: int) -> list[Path]:
