@@ -78,14 +78,18 @@ def wait(true: Callable[[], Any], patience: float = 60.0) -> Any:
     raise AssertionError(f"not within {patience:.0f} s: {last or true}")
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
+def new_browser() -> Any:
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
     for flag in FLAGS:
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    return webdriver.Chrome(options=options, service=Service(DRIVER))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    driver = new_browser()
     yield driver
     driver.quit()
 

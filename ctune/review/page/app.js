@@ -185,7 +185,9 @@ async function flush() {
 async function verdict(kind) {
   if (!page.open) return;
   await flush(); await sendSeconds();
-  const done = await post(`/cases/${page.open.id}/verdict`, { verdict: kind, comment: $("comment").value, round: page.open.round });
+  const said = { verdict: kind, comment: $("comment").value, round: page.open.round };
+  // Refused: what stands in the queue may have changed, and the page says what to do.
+  const done = await post(`/cases/${page.open.id}/verdict`, said).catch(async (error) => { await loadQueue(); throw error; });
   const words = done.revised.map((r) => `${r.class_name} ${r.changed_ml.toFixed(1)} mL in ${r.slices_changed} slices`).join(", ");
   const dice = done.agreement === null ? "" : ` Experts agree: Dice ${done.agreement.toFixed(2)}.`;
   const id = page.open.id;
