@@ -10,6 +10,7 @@ import pytest
 from ctune.bench import scaling, scaling_plots
 from ctune.bench.catalogue import Preset
 from ctune.bench.scaling import Plan
+from ctune.bench.scaling_costs import GPU_HOUR, costs, table
 from ctune.bench.scaling_model import Round, base_flops, carried_on, errors, fit, rate_of
 from ctune.config import BaseConfig
 from ctune.types import silent
@@ -63,10 +64,36 @@ def test_a_large_pool_on_one_and_on_sixteen() -> None:
     found = carried_on(assumed)
     hours = found["abdomenatlas_hours_on_h200"]
     assert 8 < hours["1"] / hours["16"] <= 16 and not found["abdomenatlas"]["rate_is_measured"]
+    dollars = found["abdomenatlas_dollars"]
+    assert dollars == pytest.approx({n: int(n) * h * GPU_HOUR for n, h in hours.items()}), "who waits is paid"
     # 422 CTs, each 60 s and nine organs of 15 + 4 x 30 + .5 x 20 s.
     assert found["abdomenatlas_expert_minutes"] == pytest.approx(422 * (60 + 9 * 145) / 60)
     twice = carried_on({**assumed, "flops": 2 * assumed["flops"]})
     assert twice["abdomenatlas_hours_on_h200"]["1"] < hours["1"]
+
+
+def test_what_stops_a_round_from_going_faster() -> None:
+    # A second a CT: 74 MB a second and accelerator, 2,000 MB there are; the 128 wait for storage.
+    found = costs(8000, 8000.0, 0.0, 60.0, 9)
+    assert found["accelerators_at_the_limit"] == pytest.approx(
+        {"storage": 2000 / 74, "driver": 780.0, "tuning": 9.0}
+    )
+    on = found["by_accelerators"]
+    assert on["16"]["predict_hours"] * 3600 == 500.0, "so many cases for each"
+    assert on["128"]["predict_hours"] * 3600 == pytest.approx(8000 * 74 / 2000)
+    assert on["1"]["tune_hours"] == pytest.approx(9 * on["128"]["tune_hours"]), (
+        "a class is tuned in one place"
+    )
+    # Where predicting costs ten times as much, storage no longer decides: 63 CTs for the fullest of 128.
+    assert costs(8000, 80_000.0, 0.0, 60.0, 9)["by_accelerators"]["128"]["predict_hours"] * 3600 == 630.0
+
+
+def test_the_table_in_the_documents_is_the_model() -> None:
+    found = carried_on(rate_of("cpu"))
+    page = Path(__file__).resolve().parents[1] / "docs" / "scale.md"
+    assert table(found["abdomenatlas"], found["abdomenatlas_expert_minutes"]) in page.read_text(
+        encoding="utf-8"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -90,5 +117,5 @@ def test_what_is_modelled_is_drawn_as_such(measured: Any) -> None:
     from small_result import result_of
 
     hours, missed = scaling_plots.plots(result_of("scaling", measured))
-    assert "Modelled, not measured" in hours.caption and hours.bars[-1].name == "all, sixteen"
+    assert "Modelled, not measured" in hours.caption and hours.bars[-1].name == "all, 128 H200"
     assert missed.bars[0].text.endswith("%")

@@ -2,7 +2,7 @@
 
 Measured: processor seconds of each stage of a round (predict and score the pool, tune, evaluate) for some sizes. A straight
 line is fitted to part of them and has to predict the others; its error there stands in the result. Modelled: what a pool of
-8,448 CTs would take on one H200 and on sixteen, from operations that are counted and a rate that is measured where there is an
+8,448 CTs would take on 1, 16 and 128 H200 (``scaling_costs``), from operations that are counted and a rate that is measured where there is an
 accelerator and assumed, as said, where there is none.
 """
 

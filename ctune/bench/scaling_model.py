@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ctune.bench.scaling_costs import costs
 from ctune.config import BaseConfig, Config, Inference
 from ctune.expert import CLASS_SECONDS, ML_SECONDS, OPEN_SECONDS, SLICE_SECONDS
 from ctune.model.features import window_corners
@@ -154,10 +155,10 @@ def rate_of(device: str) -> dict[str, Any]:
 
 
 def carried_on(rate: Mapping[str, Any]) -> dict[str, Any]:
-    """A round over 8,448 CTs with Swin UNETR 48: hours on one accelerator and on sixteen, minutes of experts.
+    """A round over 8,448 CTs with Swin UNETR 48: hours and dollars on 1, 16 and 128 accelerators, minutes of experts.
 
-    Predicting is bound by the accelerator or by the cores around it, whatever is slower. Classes tune apart from each other,
-    so that at most nine accelerators help there.
+    Predicting is bound by the accelerator, by the cores around it, by storage or by the driver, whatever is slowest
+    (``scaling_costs``). Classes tune apart from each other, so that at most nine accelerators help there.
     """
     config = Config()
     settings: Inference = config.inference
@@ -171,18 +172,17 @@ def carried_on(rate: Mapping[str, Any]) -> dict[str, Any]:
     cache_s = revised * windows * one_window / rate["flops"]
     # Backward costs about twice a forward pass (Kaplan et al. 2020, appendix B).
     steps_s = config.tune.epochs * revised * config.tune.patches_per_case * 3 * head / rate["flops"]
-    hours = {
-        "1": (predict_s + cache_s + CLASSES * steps_s) / 3600,
-        "16": (predict_s / 16 + cache_s / 16 + steps_s) / 3600,
-    }
+    found = costs(POOL, predict_s, cache_s, steps_s, CLASSES)
     organ_s = CLASS_SECONDS + SLICE_SECONDS * SLICES + ML_SECONDS * ML
     return {
-        "abdomenatlas_hours_on_h200": hours,
+        "abdomenatlas_hours_on_h200": {n: on["hours"] for n, on in found["by_accelerators"].items()},
+        "abdomenatlas_dollars": {n: on["dollars"] for n, on in found["by_accelerators"].items()},
+        "abdomenatlas_accelerators_at_the_limit": found["accelerators_at_the_limit"],
         "abdomenatlas_expert_minutes": revised * (OPEN_SECONDS + CLASSES * organ_s) / 60,
         "abdomenatlas": {
             "cts": POOL, "revised": revised, "classes": CLASSES, "windows_per_ct": windows, "passes_per_window": members,
             "teraflops_per_window": one_window / 1e12, "flops_per_second": rate["flops"],
             "rate_is_measured": bool(rate["measured"]), "predict_hours": predict_s / 3600, "cache_hours": cache_s / 3600,
-            "tune_hours": CLASSES * steps_s / 3600,
+            "tune_hours": CLASSES * steps_s / 3600, "by_accelerators": found["by_accelerators"],
         },
     }  # fmt: skip

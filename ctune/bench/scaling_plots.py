@@ -21,7 +21,7 @@ def plots(result: BenchResult) -> list[Plot]:
         Bars(
             "A round over 8,448 CTs, modelled",
             "hours",
-            [*parts, Bar("all, one H200", hours["1"]), Bar("all, sixteen", hours["16"])],
+            [*parts, *(Bar(f"all, {n} H200", hours[n]) for n in hours)],
             f"Modelled, not measured: operations of Swin UNETR 48 counted, their rate {rate}. {pool['revised']} CTs are revised, "
             f"which takes experts about {found['abdomenatlas_expert_minutes']:,.0f} minutes by the stated time model.",
         ),
