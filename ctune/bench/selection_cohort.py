@@ -1,0 +1,211 @@
+"""The cohort behind the benchmark of selection: a base that is wrong on purpose, and a pool in which it is wrong unevenly.
+
+Phantoms: the base has seen contrast-enhanced scans alone; a fifth of the pool, of the validation and of the test cases are
+native ones, in which kidneys, spleen and aorta look like what lies beside them. The gall bladder is left out: so short a
+training learns nothing of it, and a probability of 0 everywhere leaves nothing to attend to. Hippocampus: real MR images, a
+base from few cases and few epochs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ctune.bench.catalogue import Preset
+from ctune.bench.study import EXPERT
+from ctune.classes import NINE_ORGANS, canonical
+from ctune.config import Config
+from ctune.config import preset as settings_of
+from ctune.data.files import read_json, sha256_of, write_json
+from ctune.data.found import FoundCase, FoundMasks
+from ctune.data.importing import import_cases
+from ctune.data.layouts import find_cases
+from ctune.data.nifti import read_grid, write_mask
+from ctune.data.phantom import write_cohort
+from ctune.data.phantom.cohort import ABOUT
+from ctune.data.splits import Splits
+from ctune.errors import DataError
+from ctune.foundation import train_model
+from ctune.project import Project, create_project, open_project
+from ctune.types import OnProgress, Split
+
+PHANTOMS, HIPPOCAMPUS = "phantoms", "hippocampus"
+_UNSEEN = "native"
+"""The contrast phase that the base has never seen."""
+UNSEEN_SHARE = 0.2
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Numbers of cases, of epochs of the base and of each tuning, of rounds and of cases in each; several seeds of a cohort.
+
+    revised: the classes of the rounds. reuse: share of the base's cases that train again beside the revised ones.
+    """
+
+    base: int
+    pool: int
+    validation: int
+    tests: int
+    epochs: int
+    tune_epochs: int
+    rounds: int
+    cases: int
+    classes: tuple[str, ...]
+    revised: tuple[str, ...]
+    channels: tuple[int, ...] = ()
+    reuse: float = 0.34
+
+
+_EIGHT = tuple(name for name in NINE_ORGANS if name != "gall_bladder")
+_FOUR = ("spleen", "kidney_right", "kidney_left", "aorta")
+_PARTS = ("anterior", "posterior")
+SCALES = {
+    PHANTOMS: {
+        Preset.SMOKE: Scale(6, 8, 2, 2, 12, 1, 1, 2, ("liver", "stomach"), ("liver", "stomach"), (8, 16)),
+        Preset.CPU: Scale(30, 60, 6, 20, 24, 4, 4, 4, _EIGHT, _FOUR),
+    },
+    HIPPOCAMPUS: {
+        Preset.SMOKE: Scale(6, 8, 2, 2, 6, 1, 1, 2, _PARTS, _PARTS, (8, 16)),
+        Preset.CPU: Scale(20, 60, 6, 30, 10, 4, 4, 4, _PARTS, _PARTS),
+    },
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """A project whose pool waits for selection, and the truth behind it.
+
+    truth: folder with ``<case>/segmentations/<class>.nii.gz`` of every case. candidates: ids that nobody has annotated.
+    """
+
+    project: Project
+    truth: Path
+    scale: Scale
+    candidates: tuple[str, ...]
+    seed: int
+    digest: str
+
+
+def config_of(data: str, preset: Preset, seed: int) -> Config:
+    """The settings of phantoms or of MR, with the epochs of the scale."""
+    scale = SCALES[data][preset]
+    start = settings_of(
+        "phantom" if data == PHANTOMS else "mr", name=f"selection-{data}", seed=seed, classes=scale.classes
+    )
+    sizes: dict[str, Any] = {"channels": scale.channels} if scale.channels else {}
+    tune = {"epochs": scale.tune_epochs, "head": "pyramid", "reuse": scale.reuse, "validate_every": 1}
+    return start.model_copy(update={
+        "base": start.base.model_copy(update=sizes),
+        "train": start.train.model_copy(update={"epochs": scale.epochs, "checkpoint_every": 2, "validate_every": 0}),
+        "tune": start.tune.model_copy(update=tune),
+        "device": "cpu",
+    })  # fmt: skip
+
+
+def hippocampus_folder() -> Path | None:
+    """The folder that CTUNE_HIPPOCAMPUS names, if it does."""
+    named = os.environ.get("CTUNE_HIPPOCAMPUS")
+    return Path(named) if named else None
+
+
+def make_cohort(folder: Path, data: str, preset: Preset, seed: int, on_progress: OnProgress) -> Cohort:
+    """Make the cohort in `folder` and train its base, or find both there; the base is the model ``base``."""
+    scale, config, root = SCALES[data][preset], config_of(data, preset, seed), folder / "project"
+    if not (folder / "ready.json").exists():
+        parts = _phantoms(folder, scale, seed, on_progress) if data == PHANTOMS else _real(scale, seed)
+        project = create_project(root, config) if not root.exists() else open_project(root)
+        truth = _write_truth(folder / "truth", parts, scale)
+        _fill(project, parts, scale)
+        train_model(project, "base", device=torch.device("cpu"), on_progress=on_progress)
+        write_json(folder / "ready.json", {"digest": _digest(parts), "truth": str(truth.relative_to(folder))})
+    ready, project = read_json(folder / "ready.json"), Project(open_project(root).root, config)
+    known = {case.id for case in project.pool.cases(Split.POOL) if project.pool.annotations(case.id)}
+    free = tuple(case.id for case in project.pool.cases(Split.POOL) if case.id not in known)
+    return Cohort(project, folder / ready["truth"], scale, free, seed, ready["digest"])
+
+
+_Parts = dict[str, list[FoundCase]]
+
+
+def _sizes(scale: Scale) -> dict[str, int]:
+    return {"base": scale.base, "pool": scale.pool, "validation": scale.validation, "tests": scale.tests}
+
+
+def _phantoms(folder: Path, scale: Scale, seed: int, on_progress: OnProgress) -> _Parts:
+    sizes = _sizes(scale)
+    # One of three is native: twice as many as are needed leave enough of both kinds.
+    write_cohort(folder / "truth", 2 * sum(sizes.values()), seed, "small", on_progress)
+    found = sorted(find_cases(folder / "truth"), key=lambda case: case.id)
+    phase = {case.id: read_json(folder / "truth" / case.id / ABOUT)["phase"] for case in found}
+    unseen = [case for case in found if phase[case.id] == _UNSEEN]
+    seen = [case for case in found if phase[case.id] != _UNSEEN]
+    parts = {}
+    for name, count in sizes.items():
+        odd = 0 if name == "base" else max(1, round(UNSEEN_SHARE * count))
+        parts[name] = [*_take(seen, count - odd), *_take(unseen, odd)]
+    return parts
+
+
+def _real(scale: Scale, seed: int) -> _Parts:
+    folder, sizes = hippocampus_folder(), _sizes(scale)
+    assert folder is not None
+    found = sorted(find_cases(folder), key=lambda case: case.id)
+    order = [found[int(i)] for i in np.random.default_rng([seed, 5]).permutation(len(found))]
+    return {name: _take(order, count) for name, count in sizes.items()}
+
+
+def _take(cases: list[FoundCase], count: int) -> list[FoundCase]:
+    if len(cases) < count:
+        raise DataError(f"expected at least {count} more cases, found {len(cases)}; give a larger cohort")
+    taken, cases[:] = cases[:count], cases[count:]
+    return taken
+
+
+def _write_truth(folder: Path, parts: _Parts, scale: Scale) -> Path:
+    """Masks where a simulated expert looks for them; phantoms have theirs there already."""
+    for case in (case for cases in parts.values() for case in cases):
+        theirs = {canonical(name): name for name in case.names}
+        place = folder / case.id / "segmentations"
+        if place.exists() or case.image is None:
+            continue
+        grid = read_grid(case.image, case.id)
+        masks = FoundMasks(case, {name: theirs[name] for name in scale.classes}, grid)
+        for name in scale.classes:
+            write_mask(place / f"{name}.nii.gz", masks[name], grid)
+    return folder
+
+
+def _fill(project: Project, parts: _Parts, scale: Scale) -> None:
+    for part, split in (
+        ("base", Split.POOL),
+        ("validation", Split.VALIDATION),
+        ("tests", Split.TEST),
+        ("pool", Split.POOL),
+    ):
+        cases = parts[part]
+        if part == "pool":
+            # Nobody has judged them: they come as images alone.
+            cases = [replace(c, masks={}, label_map=None, labels={}) for c in cases]
+        report = import_cases(
+            project.pool,
+            cases,
+            classes=None if part == "pool" else scale.classes,
+            splits=Splits(rest=split),
+            author=EXPERT,
+        )
+        if report.refused:
+            raise DataError(f"expected every case to be imported, got: {report.refused[0].reason}")
+
+
+def _digest(parts: _Parts) -> str:
+    import hashlib
+
+    images: Sequence[Path] = [c.image for cases in parts.values() for c in cases if c.image]
+    lines = "".join(f"{sha256_of(path)}  {path.name}\n" for path in sorted(images))
+    return hashlib.sha256(lines.encode()).hexdigest()

@@ -1,0 +1,159 @@
+"""The figures of the benchmark of selection: plain names are phantoms', ``..._hippocampus`` the same of the real images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import mean
+from typing import Any
+
+import numpy as np
+
+from ctune.bench.catalogue import Preset
+from ctune.bench.regions import Regions
+from ctune.bench.result import Gate
+from ctune.bench.selection_cohort import HIPPOCAMPUS, PHANTOMS
+from ctune.bench.selection_finding import RECIPES, mean_of, ranking
+
+Found = Mapping[str, Any]
+Point = tuple[float, float]
+
+
+def summary(seeds: Sequence[Mapping[str, Found]], large: Mapping[str, Any]) -> dict[str, Any]:
+    """The measures over all seeds."""
+    out: dict[str, Any] = {}
+    for data, end in ((PHANTOMS, ""), (HIPPOCAMPUS, "_hippocampus")):
+        found = [seed[data] for seed in seeds if data in seed]
+        if found:
+            out |= {f"{name}{end}": value for name, value in of_data_set(found).items()}
+    for recipe in RECIPES:
+        out[f"large_case_seconds_{recipe}"] = large[recipe]["seconds"]
+        out[f"large_case_peak_mb_{recipe}"] = large[recipe]["peak_mb"]
+    return out
+
+
+def of_data_set(found: Sequence[Found]) -> dict[str, Any]:
+    """Regions are counted over all seeds together; ranks and shares are means over the seeds."""
+    regions = {recipe: sum((regions_of(one, recipe) for one in found), Regions()) for recipe in RECIPES}
+    orders = {
+        "ctune": [ranking(_recipe(one, "ctune")["score"], _dice(one)) for one in found],
+        "aa8k": [ranking(_recipe(one, "aa8k")["score"], _dice(one)) for one in found],
+        "entropy": [ranking(_recipe(one, "ctune")["entropy"], _dice(one)) for one in found],
+    }
+    spent = {
+        r: sum(_recipe(one, r)["cpu_seconds"] for one in found)
+        / sum(one["predicting"]["cpu_seconds"] for one in found)
+        for r in RECIPES
+    }
+    return {
+        "sensitivity": {recipe: all_.sensitivity for recipe, all_ in regions.items()},
+        "precision": {recipe: all_.precision for recipe, all_ in regions.items()},
+        "attention_over_error_volume": {recipe: all_.volume_ratio for recipe, all_ in regions.items()},
+        "spearman": {name: mean(r["spearman"] or 0.0 for r in rows) for name, rows in orders.items()},
+        "worst_tenth_in_first_fifth": {
+            name: mean(r["worst_tenth_in_first_fifth"] or 0.0 for r in rows) for name, rows in orders.items()
+        },
+        "scoring_over_prediction_time": spent,
+        **_worth([one["worth"] for one in found]),
+    }
+
+
+def regions_of(one: Found, recipe: str) -> Regions:
+    """All classes of one seed together."""
+    return sum((Regions(**counts) for counts in _recipe(one, recipe)["regions"].values()), Regions())
+
+
+def _recipe(one: Found, recipe: str) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = one["finding"]["recipes"][recipe]
+    return found
+
+
+def _dice(one: Found) -> Mapping[str, Mapping[str, float | None]]:
+    found: Mapping[str, Mapping[str, float | None]] = one["finding"]["dice"]
+    return found
+
+
+def _worth(seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    curves = {way: mean_curve([seed[way] for seed in seeds]) for way in seeds[0]}
+    goal, spent = curves["random"][-1][1], curves["random"][-1][0]
+    reached = {way: minutes_to(curve, goal) for way, curve in curves.items()}
+    return {
+        "minutes_ratio_to_random": {
+            way: None if minutes is None else minutes / spent for way, minutes in reached.items()
+        },
+        "final_dice": {way: curve[-1][1] for way, curve in curves.items()},
+        "final_minutes": {way: curve[-1][0] for way, curve in curves.items()},
+    }
+
+
+def curve(way: Mapping[str, Any]) -> list[Point]:
+    """(minutes so far, mean Dice of the revised classes on the test cases), before the first round and after each."""
+    points, minutes = [(0.0, mean_dice(way["before"]))], 0.0
+    for done in way["rounds"]:
+        minutes += done["minutes"]
+        points.append((minutes, mean_dice(done["dice"])))
+    return points
+
+
+def mean_dice(dice: Mapping[str, Mapping[str, float | None]]) -> float:
+    """Mean over the classes of the mean over the cases."""
+    return mean(mean_of(list(cases.values())) for cases in dice.values())
+
+
+def mean_curve(ways: Sequence[Mapping[str, Any]]) -> list[Point]:
+    """Round by round the mean minutes and the mean Dice of the seeds."""
+    columns = zip(*(curve(way) for way in ways), strict=True)
+    return [(mean(m for m, _ in column), mean(d for _, d in column)) for column in columns]
+
+
+def minutes_to(points: Sequence[Point], goal: float) -> float | None:
+    """Minutes at which a curve, straight between its points, first comes to a Dice; None when it never does.
+
+    >>> minutes_to([(0.0, 0.5), (10.0, 0.7), (20.0, 0.8)], 0.6)
+    5.0
+    """
+    before = points[0]
+    for point in points:
+        if point[1] >= goal:
+            rise = point[1] - before[1]
+            share = (goal - before[1]) / rise if rise > 0 else 0.0
+            return round(before[0] + max(share, 0.0) * (point[0] - before[0]), 6)
+        before = point
+    return None
+
+
+def gates(measures: Mapping[str, Any], preset: Preset) -> list[Gate]:
+    """What importance must reach. A smoke run is too small for more than its shape."""
+    if preset == Preset.SMOKE:
+        value = measures["scoring_over_prediction_time"]["ctune"]
+        figure, known = "scoring_over_prediction_time.ctune", ".03 on 60 phantoms"
+        return [Gate(figure=figure, value=value, bound=0.5, reference=known)]
+    out = [
+        _gate(measures, "sensitivity", "ctune", 0.85),
+        _gate(measures, "precision", "ctune", 0.85),
+        _gate(measures, "attention_over_error_volume", "ctune", 3.0, at_most=True),
+        _gate(measures, "spearman", "ctune", 0.6),
+        _gate(measures, "worst_tenth_in_first_fifth", "ctune", 0.8),
+        _gate(measures, "minutes_ratio_to_random", "ctune", 0.5, at_most=True),
+        _gate(measures, "scoring_over_prediction_time", "ctune", 0.1, at_most=True),
+    ]
+    for end in ("", "_hippocampus"):
+        if f"sensitivity{end}" not in measures:
+            continue
+        for figure in ("sensitivity", "precision"):
+            out.append(_above(measures, f"{figure}{end}", "aa8k"))
+        out.append(_above(measures, f"spearman{end}", "entropy"))
+    return out
+
+
+def _gate(measures: Mapping[str, Any], figure: str, way: str, bound: float, at_most: bool = False) -> Gate:
+    value = measures[figure][way]
+    return Gate(
+        figure=f"{figure}.{way}", value=value, bound=bound, at_most=at_most, reference="docs/selection.md"
+    )
+
+
+def _above(measures: Mapping[str, Any], figure: str, other: str) -> Gate:
+    ours, theirs = measures[figure]["ctune"], measures[figure][other]
+    value = None if ours is None or theirs is None else float(np.round(ours - theirs, 6))
+    return Gate(figure=f"{figure}.ctune less {figure}.{other}", value=value, bound=0.0, at_most=False,
+                reference="docs/selection.md")  # fmt: skip
