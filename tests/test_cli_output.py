@@ -33,7 +33,7 @@ class Row:
         ((True, None, "x"), [True, None, "x"]),
         (np.array([np.nan]), [None]),
     ],
-    ids=str,
+    ids=lambda value: str(value) if not isinstance(value, dict) else "sets",
 )
 def test_plain(value: Any, expected: Any) -> None:
     assert plain(value) == expected
