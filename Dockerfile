@@ -1,6 +1,7 @@
 # A small image that runs `ctune`. The first stage builds the environment, the second carries it without build tools.
 #   docker build -t ctune .                                    CPU
 #   docker build --build-arg DEVICE=cuda -t ctune:cuda .       CUDA: a torch with its CUDA libraries
+#   docker build --build-arg DEVICE=cuda --build-arg EXTRAS=postgres,s3,ray -t ctune:ray .   a node of a Ray cluster
 #   docker run ctune demo
 #   docker run -p 3000:3000 -v "$PWD/project":/project -v ctune-state:/var/lib/ctune ctune serve NAME@production --project /project --tokens /project/tokens.json
 # The root file system may be read-only (--read-only --tmpfs /tmp): what is written goes to /var/lib/ctune and /tmp.
@@ -26,8 +27,9 @@ COPY pyproject.toml README.md LICENSE ./
 COPY ctune ctune
 COPY cli cli
 COPY registry registry
+ARG EXTRAS=serve,review,dicom,nrrd,postgres
 RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
-    python3 -m pip install -c constraints.txt '.[serve,review,dicom,nrrd,postgres]'
+    python3 -m pip install -c constraints.txt ".[${EXTRAS}]"
 
 FROM ${BASE}
 COPY --from=build /opt/ctune /opt/ctune

@@ -61,16 +61,72 @@ def test_the_slurm_file_starts_ray_on_every_node_and_ctune_once(tmp_path: Path) 
     assert all("--executor ray --address 10.0.0.1:6379" in line for line in asked) and len(asked) == 2
 
 
-def test_the_pods_are_valid() -> None:
-    """By the published schema of pods; the fields of a RayJob by their names."""
+def an_object(required: str = "", **properties: object) -> dict[str, object]:
+    """An object of these fields and no others: a misspelled one would be ignored by a cluster, or refused."""
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": required.split(),
+        "additionalProperties": False,
+    }
+
+
+NUMBER, TEXT, YES = {"type": "integer", "minimum": 0}, {"type": "string"}, {"type": "boolean"}
+PARAMETERS = {"type": "object", "additionalProperties": TEXT}
+RAY_JOB = an_object(
+    "apiVersion kind metadata spec",
+    apiVersion={"const": "ray.io/v1"},
+    kind={"const": "RayJob"},
+    metadata=an_object("name", name=TEXT),
+    spec=an_object(
+        entrypoint=TEXT, shutdownAfterJobFinishes=YES, ttlSecondsAfterFinished=NUMBER, backoffLimit=NUMBER,
+        activeDeadlineSeconds=NUMBER,
+        rayClusterSpec=an_object(
+            "headGroupSpec", rayVersion=TEXT,
+            headGroupSpec=an_object("rayStartParams template", rayStartParams=PARAMETERS, template={"type": "object"}),
+            workerGroupSpecs={"type": "array", "items": an_object(
+                "groupName minReplicas maxReplicas rayStartParams template",
+                groupName=TEXT, replicas=NUMBER, minReplicas=NUMBER, maxReplicas=NUMBER, numOfHosts=NUMBER,
+                rayStartParams=PARAMETERS, template={"type": "object"},
+            )},
+        ),
+    ),
+)  # fmt: skip
+"""The fields that a recipe may use, their types and which must be there, after RayJobSpec, RayClusterSpec, HeadGroupSpec and
+WorkerGroupSpec of ray-project/kuberay, ray-operator/apis/ray/v1/rayjob_types.go and raycluster_types.go."""
+
+
+def test_the_job_is_one_of_kuberay() -> None:
     yaml = pytest.importorskip("yaml", reason="needs PyYAML")
+    jsonschema = pytest.importorskip(
+        "jsonschema", reason="needs jsonschema, which kubernetes-validate brings"
+    )
     job = yaml.safe_load(KUBERAY.read_text(encoding="utf-8"))
-    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
-    assert set(job["spec"]) == {
-        "entrypoint", "shutdownAfterJobFinishes", "ttlSecondsAfterFinished", "backoffLimit", "rayClusterSpec",
-    }  # fmt: skip
-    cluster = job["spec"]["rayClusterSpec"]
-    assert set(cluster) == {"rayVersion", "headGroupSpec", "workerGroupSpecs"}
+    jsonschema.validate(job, RAY_JOB)
+    text = yaml.safe_dump(job)
+    for right, wrong in (
+        ("minReplicas", "minReplica"),
+        ("entrypoint", "entryPoint"),
+        ("num-cpus: '0'", "num-cpus: 0"),
+    ):
+        assert right in text
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(yaml.safe_load(text.replace(right, wrong)), RAY_JOB)
+
+
+def test_the_image_of_the_job_has_ray() -> None:
+    recipe = KUBERAY.read_text(encoding="utf-8")
+    (extras,) = re.findall(r"build-arg EXTRAS=(\S+) -t ctune:ray", recipe)
+    assert "ray" in extras.split(",") and recipe.count("image: ctune:ray") == 2
+    assert 'pip install -c constraints.txt ".[${EXTRAS}]"' in (ROOT / "Dockerfile").read_text(
+        encoding="utf-8"
+    )
+
+
+def test_the_pods_are_valid() -> None:
+    """By the published schema of pods."""
+    yaml = pytest.importorskip("yaml", reason="needs PyYAML")
+    cluster = yaml.safe_load(KUBERAY.read_text(encoding="utf-8"))["spec"]["rayClusterSpec"]
     pins = (ROOT / "constraints.txt").read_text(encoding="utf-8")
     assert f"ray=={cluster['rayVersion']}\n" in pins, "the version that is tested"
     (workers,) = cluster["workerGroupSpecs"]
