@@ -68,6 +68,19 @@ BENCHES = (
         _TUNING,
     ),
     Bench(
+        "training",
+        "ctune.bench.training:run",
+        "Full training against the same network in a plain MONAI loop, epoch by epoch in turns: steps a second, memory.",
+        plots="ctune.bench.training_plots:plots",
+        headlines=(
+            (
+                "time_ratio_monai_over_ctune",
+                "time of a step in a plain MONAI loop over that of ctune's full training",
+            ),
+            ("computing_share", "part of full training's time in forward, backward and optimiser"),
+        ),
+    ),
+    Bench(
         "selection",
         "ctune.bench.selection:run",
         "What importance is worth: error regions found, the order of the queue, Dice against the expert's minutes.",
