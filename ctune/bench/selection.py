@@ -15,7 +15,14 @@ from typing import Any
 from ctune.bench.catalogue import Preset
 from ctune.bench.result import Measured
 from ctune.bench.run import part
-from ctune.bench.selection_cohort import HIPPOCAMPUS, PHANTOMS, Cohort, hippocampus_folder, make_cohort
+from ctune.bench.selection_cohort import (
+    HIPPOCAMPUS,
+    PHANTOMS,
+    SCALES,
+    Cohort,
+    hippocampus_folder,
+    make_cohort,
+)
 from ctune.bench.selection_figures import gates, summary
 from ctune.bench.selection_finding import RECIPES, measure, predict_candidates
 from ctune.bench.selection_large import measure as measure_large
@@ -28,10 +35,11 @@ def run(preset: str, seeds: Sequence[int], work: Path, on_progress: OnProgress) 
     size, real = Preset(preset), hippocampus_folder()
     data_sets = [PHANTOMS, *([HIPPOCAMPUS] if real else [])]
     by_seed, data = dict[str, Any](), dict[str, str]()
-    for seed in seeds:
+    for order, seed in enumerate(seeds):
         for number, name in enumerate(data_sets):
             folder = work / f"seed-{seed}" / name
-            found = part(folder / "found.json", one, folder, name, size, seed, on_progress)
+            rounds = order < SCALES[name][size].worth_seeds
+            found = part(folder / "found.json", one, folder, name, size, seed, rounds, on_progress)
             by_seed.setdefault(f"seed {seed}", {})[name] = found
             data[f"{name}, seed {seed}"] = found["digest"]
             on_progress(Progress("selection", number + 1, len(data_sets), f"{name}, seed {seed}"))
@@ -41,13 +49,15 @@ def run(preset: str, seeds: Sequence[int], work: Path, on_progress: OnProgress) 
     return Measured(measures, {**by_seed, "large": large}, missing, data, gates(measures, size))
 
 
-def one(folder: Path, data: str, preset: Preset, seed: int, on_progress: OnProgress) -> dict[str, Any]:
-    """Everything of one data set and seed; each way of choosing is kept as it ends."""
+def one(
+    folder: Path, data: str, preset: Preset, seed: int, rounds: bool, on_progress: OnProgress
+) -> dict[str, Any]:
+    """Everything of one data set and seed, with rounds or without; each way of choosing is kept as it ends."""
     cohort = make_cohort(folder, data, preset, seed, on_progress)
     predictions = folder / "predictions"
     spent = part(folder / "predicted.json", _predict, cohort, predictions, on_progress)
     found = part(folder / "finding.json", measure, cohort, predictions, folder / "scores", on_progress)
-    worth = measure_worth(cohort, predictions, folder, on_progress)
+    worth = measure_worth(cohort, predictions, folder, on_progress) if rounds else {}
     for done in (predictions, folder / "scores", cohort.project.cache):
         shutil.rmtree(done, ignore_errors=True)
     return {"finding": found, "worth": worth, "predicting": spent, "digest": cohort.digest}

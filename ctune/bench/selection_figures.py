@@ -53,7 +53,7 @@ def of_data_set(found: Sequence[Found]) -> dict[str, Any]:
             name: mean(r["worst_tenth_in_first_fifth"] or 0.0 for r in rows) for name, rows in orders.items()
         },
         "scoring_over_prediction_time": spent,
-        **_worth([one["worth"] for one in found]),
+        **_worth([one["worth"] for one in found if one["worth"]]),
     }
 
 

@@ -12,7 +12,6 @@ from ctune.bench.result import BenchResult
 _NAMES = {
     "random": "random",
     "ctune": "importance",
-    "aa8k": "importance, published recipe",
     "uncertainty": "entropy alone",
     "diverse": "diverse",
     "stratified": "stratified",
@@ -41,7 +40,7 @@ def dice_against_minutes(data: str, found: Sequence[Mapping[str, Any]]) -> Lines
     # Imported here: with it comes NumPy and what reads cohorts, which a list of benchmarks does not need.
     from ctune.bench.selection_figures import curve
 
-    series = []
+    series, found = [], [one for one in found if one["worth"]]
     for way, name in _NAMES.items():
         columns = list(zip(*(curve(one["worth"][way]) for one in found), strict=True))
         minutes, dice = ([mean(point[axis] for point in column) for column in columns] for axis in (0, 1))

@@ -23,7 +23,6 @@ from ctune.types import OnProgress, Progress
 WAYS: Mapping[str, tuple[str, str]] = {
     "random": ("random", "ctune"),
     "ctune": ("importance", "ctune"),
-    "aa8k": ("importance", "aa8k"),
     "uncertainty": ("uncertainty", "ctune"),
     "diverse": ("diverse", "ctune"),
     "stratified": ("stratified", "ctune"),

@@ -21,10 +21,10 @@ _TENTH = 10
 """An inconsistency counts a tenth of the probability of the other answer: mirror images also shift sure borders."""
 DENSE = 0.04
 """Mean of the doubt in the neighbourhood from which on a voxel is attended."""
-RIM = 0.75
+RIM = 0.9
 """... and this share of the median on the class's own rim in this case: an organ that is soft all around needs more."""
 LEAST_ML = 0.2
-LEAST_VOXELS = 12
+LEAST_VOXELS = 10
 """Expected error, the sum of min(p, 1 - p), from which on a region is attended: less is none that an expert would correct;
 the number of voxels speaks where voxels are large."""
 
