@@ -124,6 +124,47 @@ def test_opacity_and_attention_by_their_keys(browser: Any, server: Server) -> No
     assert coloured(browser, *liver) < faint
 
 
+def test_drawing_by_keys_alone_and_the_class_under_the_crosshair_in_words(
+    browser: Any, server: Server
+) -> None:
+    open_case(browser, server.start())
+    press(browser, "n")
+    press(browser, " ")
+    wait(lambda: "Take the brush (B)" in text(browser, "toast"))
+    for _ in range(2):
+        press(browser, "b" + 3 * "\ue014" + " ")
+    before = drawn(browser)
+    assert before > 1
+    wait(lambda: text(browser, "place").endswith("· spleen"))
+    press(browser, "e ")
+    assert 0 < drawn(browser) < before
+    wait(lambda: state(browser) == "saved")
+    press(browser, "0")
+    assert drawn(browser) == 0
+    browser.execute_script("review.viewer.jump([10, 10, 12])")
+    wait(lambda: text(browser, "place").endswith("· liver"))
+    browser.execute_script("review.viewer.jump([38, 34, 2])")
+    wait(lambda: text(browser, "place").endswith("· no class"))
+
+
+def test_two_cases_asked_for_at_once_and_two_classes(browser: Any, server: Server) -> None:
+    """What is on the picture, what is edited and what is saved stay one case and one class."""
+    open_case(browser, server.start())
+    browser.execute_script(
+        "const b = document.querySelectorAll('#items button'); b[1].click(); b[0].click(); b[1].click()"
+    )
+    wait(lambda: not js(browser, "review.page.opening") and js(browser, "review.page.editing"))
+    assert js(browser, "review.page.open.id") == "case_2"
+    browser.execute_script(
+        "const press = (key) => document.body.dispatchEvent(new KeyboardEvent('keydown', { key, bubbles: true }));"
+        "press('2'); press('3'); press('2')"
+    )
+    wait(lambda: js(browser, "review.page.editing") == "liver")
+    settle(browser)
+    assert drawn(browser) == box("liver").sum() - box("liver")[:, :, 4].sum()
+    assert coloured(browser, 22, 24, 12), "the aorta is locked, and there"
+
+
 def test_dark_and_light_are_kept_and_readable(browser: Any, server: Server) -> None:
     """Text and its ground differ in luminance by 4.5 to 1, as WCAG 2 asks (AA)."""
     open_case(browser, server.start())

@@ -149,7 +149,7 @@ def coloured(browser: Any, *voxel: int) -> int:
 
 
 def drawn(browser: Any) -> int:
-    return int(js(browser, "review.viewer.bitmap.reduce((a, b) => a + b, 0)"))
+    return int(js(browser, "(review.viewer.bitmap ?? []).reduce((a, b) => a + b, 0)"))
 
 
 def state(browser: Any) -> str:

@@ -193,7 +193,11 @@ class ReviewDesk:
         newest = self.round_of(case_id)
         if number is not None and (number > newest or number not in self.ready()):
             raise PoolError(f"case {case_id}: expected a round up to {newest}, got {number}; reload the page")
-        return self.state.save_draft(case_id, expert, number or newest, name, mask, grid)
+        version = self.state.save_draft(case_id, expert, number or newest, name, mask, grid)
+        self.audit.append(
+            expert, "drew", case_id, round=number or newest, **{"class": name, "version": version}
+        )
+        return version
 
     def accept(self, case_id: str, expert: str, *, edited: bool, comment: str) -> dict[str, Any]:
         """Save the expert's masks as revisions, by the way that ``ctune revise`` takes.

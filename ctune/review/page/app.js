@@ -67,13 +67,19 @@ async function next(by = 1) {
 }
 
 // One case ------------------------------------------------------------------------------------------------------------
-async function open(id) {
+// One after the other; of those asked for while one is on its way, the last.
+function open(id) {
+  page.wanted = id;
+  page.opening ??= (async () => { while (page.wanted) { const id = page.wanted; page.wanted = null; await show(id); } })().finally(() => { page.opening = null; });
+  return page.opening;
+}
+async function show(id) {
   await leave();
+  page.editing = null; viewer.tool("look", 1); // What is drawn from here on would belong to no case.
   const at = `/cases/${encodeURIComponent(id)}`, opened = performance.now();
   const [about, ct] = await Promise.all([json(at), bytes(`${at}/ct?unpacked=1`)]);
   const later = [bytes(`${at}/labels?round=${about.round}`), bytes(`${at}/attention`).catch(() => null), json(`${at}/spots`)];
   later.forEach((one) => one.catch(() => {})); // Told below, where it is waited for.
-  page.editing = null;
   await viewer.show(ct, $("window").value);
   page.firstPicture = performance.now() - opened;
   try { if (page.role !== "view") await post(`${at}/lease`); } catch (error) { failed(error); }
@@ -114,10 +120,13 @@ async function leave() {
 }
 async function edit(name) {
   if (page.editing === name) return;
-  if (page.editing) { await flush(); viewer.keep(); }
-  const number = 1 + page.open.classes.findIndex((c) => c.name === name);
-  const found = new Uint8Array(await bytes(`/cases/${page.open.id}/masks/${encodeURIComponent(name)}?round=${page.open.round}`));
-  viewer.edit(number, page.open.classes[number - 1].colour, found.subarray(352));
+  const about = page.open, number = 1 + about.classes.findIndex((c) => c.name === name);
+  page.wish = name;
+  const found = new Uint8Array(await bytes(`/cases/${encodeURIComponent(about.id)}/masks/${encodeURIComponent(name)}?round=${about.round}`));
+  while (page.dirty || page.saving) await flush(); // What was drawn meanwhile belongs to the class before.
+  if (page.wish !== name || page.open !== about) return;
+  if (page.editing) viewer.keep();
+  viewer.edit(number, about.classes[number - 1].colour, found.subarray(352));
   page.editing = name; page.histories[name] ??= new History(); page.before = viewer.bitmap.slice();
   drawClasses(); choose(page.tool);
 }
@@ -162,10 +171,12 @@ function touch() {
 }
 function apply(bitmap) { viewer.bitmap = bitmap; changed(); }
 function back(way) {
+  changed(); // A key may come before the end of the stroke has been looked at.
   if (page.editing && page.histories[page.editing][way](viewer.bitmap)) { viewer.refresh(); touch(); } else say(`Nothing to ${way}.`);
 }
 function schedule(ms) { clearTimeout(schedule.timer); schedule.timer = setTimeout(() => flush().catch(() => schedule(RETRY_MS)), ms); }
 async function flush() {
+  if (page.role !== "view") changed();
   clearTimeout(schedule.timer);
   while (page.saving) await page.saving.catch(() => {});
   if (!page.dirty) return;
@@ -232,11 +243,12 @@ const actions = {
   holes: () => apply(fillHoles(viewer.bitmap, viewer.dims, Math.round(viewer.at[2]))),
   interpolate: () => apply(interpolate(viewer.bitmap, viewer.dims)),
   absent: () => { viewer.bitmap = new Uint8Array(viewer.bitmap.length); page.histories[page.editing].add(page.before, viewer.bitmap); touch(); say(`${page.editing} marked as absent.`); },
+  stamp: () => { if (["look", "outline"].includes(page.tool)) return say("Take the brush (B), the eraser (E) or the threshold (T) first."); viewer.stamp(); changed(); },
   undo: () => back("undo"), redo: () => back("redo"), spot, layout: () => viewer.nextLayout(), help: () => $("help").showModal(),
   tune: () => tuning.begin(), earlier: takeUp, edited: () => verdict("edited"), as_is: () => verdict("as_is"), cannot_judge: () => verdict("cannot_judge"),
 };
-const draws = ["grow", "holes", "interpolate", "absent", "undo", "redo", "earlier", "edited", "as_is", "cannot_judge"];
-const act = guarded((name) => (draws.includes(name) && (!page.open || page.role === "view") ? say("Open a case with the role to revise first.") : actions[name]()));
+const draws = ["stamp", "grow", "holes", "interpolate", "absent", "undo", "redo", "earlier", "edited", "as_is", "cannot_judge"];
+const act = guarded((name) => (draws.includes(name) && (!page.editing || page.role === "view") ? say("Open a case with the role to revise first.") : actions[name]()));
 const keys = {
   v: ["look and scroll", () => choose("look")], b: ["brush", () => choose("brush")], e: ["eraser", () => choose("eraser")],
   f: ["outline, filled when closed", () => choose("outline")], t: ["brush within the range of HU", () => choose("threshold")],
@@ -245,16 +257,21 @@ const keys = {
   "[": ["smaller brush", () => slide($("size"), -2)], "]": ["larger brush", () => slide($("size"), 2)],
   w: ["next window", () => cycle($("window"))], o: ["classes on and off", () => swap($("opacity"), 55)], a: ["attention on and off", () => swap($("heat"), 35)],
   "+": ["stronger classes", () => slide($("opacity"), 10)], "-": ["fainter classes", () => slide($("opacity"), -10)],
-  ArrowUp: ["slice up", () => viewer.step(1)], ArrowDown: ["slice down", () => viewer.step(-1)], m: ["planes, axial, 3-D", () => act("layout")],
+  ArrowUp: ["slice up (⇧ crosshair up)", (e) => (e.shiftKey ? viewer.step(0, 1, 0) : viewer.step(0, 0, 1))],
+  ArrowDown: ["slice down (⇧ crosshair down)", (e) => (e.shiftKey ? viewer.step(0, -1, 0) : viewer.step(0, 0, -1))],
+  ArrowLeft: ["crosshair left", () => viewer.step(-1, 0, 0)], ArrowRight: ["crosshair right", () => viewer.step(1, 0, 0)],
+  " ": ["brush or eraser at the crosshair", () => act("stamp")], 0: ["this class is not in this case", () => act("absent")], m: ["planes, axial, 3-D", () => act("layout")],
   j: ["next case", guarded(() => next(1))], k: ["case before", guarded(() => next(-1))], c: ["comment", () => $("comment").focus()],
   Enter: ["accept with edits (⇧ as is)", (e) => act(e.shiftKey ? "as_is" : "edited")], x: ["cannot judge", () => act("cannot_judge")],
   r: ["go on with my earlier draft", () => act("earlier")],
+  u: ["tune now", () => $("tune").hidden || $("tune").disabled || act("tune")], p: ["range of HU", () => $("low").focus()],
   d: ["dark or light", () => theme()], "?": ["this sheet", () => act("help")],
 };
 addEventListener("keydown", (event) => {
   page.touched = performance.now();
   if (event.target.matches("input[type=number], input[type=password], textarea, select")) { if (event.key === "Escape") event.target.blur(); return; }
-  if (document.querySelector("dialog[open]") || event.altKey || (event.key === "Enter" && event.target.matches("button"))) return;
+  if (document.querySelector("dialog[open]") || event.altKey || (["Enter", " "].includes(event.key) && event.target.matches("button"))) return;
+  if (event.key.startsWith("Arrow") && event.target.matches("input[type=range]")) return;
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key, number = Number(key);
   if ((event.ctrlKey || event.metaKey) && !["z", "y"].includes(key)) return;
   const found = key === "z" && event.shiftKey ? keys.y : keys[key];
@@ -271,7 +288,7 @@ function theme(to) {
 // Start ---------------------------------------------------------------------------------------------------------------
 function wire() {
   const key = (k) => make("dt", {}, make("kbd", { textContent: k }));
-  $("keys").replaceChildren(...Object.entries(keys).flatMap(([k, [words]]) => [key(k.length === 1 ? k.toUpperCase() : k), make("dd", { textContent: words })]), key("1 … 9"), make("dd", { textContent: "edit this class" }));
+  $("keys").replaceChildren(...Object.entries(keys).flatMap(([k, [words]]) => [key(k === " " ? "Space" : k.startsWith("Arrow") ? "←↑→↓"["LURD".indexOf(k[5])] : k.length === 1 ? k.toUpperCase() : k), make("dd", { textContent: words })]), key("1 … 9"), make("dd", { textContent: "edit this class" }));
   $("window").replaceChildren(...Object.keys(WINDOWS).map((w) => new Option(w, w)));
   document.querySelectorAll("[data-tool]").forEach((b) => { b.onclick = () => choose(b.dataset.tool); });
   document.querySelectorAll("[data-do]").forEach((b) => { b.onclick = () => { act(b.dataset.do); b.blur(); }; });
@@ -284,7 +301,7 @@ function wire() {
   $("enter").onclick = guarded(async () => { await signIn($("token").value); $("sign").close(); await loadQueue(); });
   for (const kind of ["pointerup", "mouseup", "touchend"]) addEventListener(kind, () => setTimeout(changed, 0));
   for (const kind of ["pointermove", "pointerdown", "wheel"]) addEventListener(kind, () => { page.touched = performance.now(); }, { passive: true });
-  viewer.nv.onLocationChange = (at) => { $("place").textContent = `${Array.from(at.mm).slice(0, 3).map((v) => v.toFixed(1)).join(", ")} mm · ${Math.round(at.values[0].value)} HU`; };
+  viewer.nv.onLocationChange = (at) => { $("place").textContent = `${Array.from(at.mm).slice(0, 3).map((v) => v.toFixed(1)).join(", ")} mm · ${Math.round(at.values[0].value)} HU · ${viewer.classHere(page.editing)}`; };
   addEventListener("beforeunload", (event) => { if (page.dirty) event.preventDefault(); });
   choose("look");
 }

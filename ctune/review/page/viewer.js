@@ -94,10 +94,11 @@ export class Viewer {
     return out;
   }
   // Whether voxel `i`, in RAS order, belongs to a locked class.
-  locked(i) {
+  locked(i) { return this.#label(i) > 0; }
+  #label(i) {
     const { img2RASstep: step, img2RASstart: start } = this.nv.volumes[0], [nx, ny] = this.dims;
     const x = i % nx, y = Math.floor(i / nx) % ny, z = Math.floor(i / (nx * ny));
-    return this.labels[start[0] + start[1] + start[2] + x * step[0] + y * step[1] + z * step[2]] > 0;
+    return this.labels[start[0] + start[1] + start[2] + x * step[0] + y * step[1] + z * step[2]];
   }
   // From the file's order to RAS, or back; row by row, since volumes have tens of millions of voxels.
   #turn(from, to, toRas) {
@@ -126,7 +127,21 @@ export class Viewer {
   heat(value) { this.warmth = value; this.#overlay(); }
   nextLayout() { this.layout = (this.layout + 1) % LAYOUTS.length; this.#setLayout(); }
   #setLayout() { const nv = this.nv; nv.setSliceType([nv.sliceTypeMultiplanar, nv.sliceTypeAxial, nv.sliceTypeRender][this.layout]); }
-  step(by) { this.nv.moveCrosshairInVox(0, 0, by); }
+  step(x, y, z) { this.nv.moveCrosshairInVox(x, y, z); }
+  // The brush or eraser set down where the crosshair stands: to draw by keys alone.
+  stamp() {
+    this.nv.drawPenAxCorSag = 0;
+    this.nv.drawPt(...this.at.map(Math.round), this.nv.opts.penValue);
+    this.refresh();
+    this.nv.createOnLocationChange();
+  }
+  // In words what lies under the crosshair, for who cannot tell by colours.
+  classHere(editing) {
+    if (!this.labels || !this.bitmap) return "";
+    const [x, y, z] = this.at.map(Math.round), [nx, ny] = this.dims, i = x + nx * (y + ny * z);
+    const name = this.bitmap[i] ? editing : this.classes[this.#label(i) - 1]?.name;
+    return name ? name.replaceAll("_", " ") : "no class";
+  }
   // Crosshair in RAS voxels.
   get at() { return [...this.nv.frac2vox(this.nv.scene.crosshairPos)]; }
   // To voxel (X, Y, Z) of the file: by steps and not by millimetres, which NiiVue squares up on slanted grids.
