@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
+import io
 import logging
 import struct
 import threading
 import time
+import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -247,6 +249,25 @@ def test_what_a_killed_process_left_is_gone_and_a_folder_has_one_service(
     first.start()
     first.close()
     assert not (tmp_path / "scratch").exists()
+
+
+def test_no_answer_tells_where_the_services_folder_lies(
+    model: ServedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of a folder that was named from here, and of one with blanks."""
+    monkeypatch.chdir(tmp_path)
+    service = Service(model, Settings(Path("ctune serve (1)/state"), limits=LIMITS))
+    zipped = io.BytesIO()
+    with zipfile.ZipFile(zipped, "w") as archive:
+        archive.writestr("../../a.dcm", b"x" * 500)
+    with TestClient(build_app(service)) as client:
+        for data in (BAD["not a number"][0], zipped.getvalue(), bytes(nifti((8, 8, 8), 0.0)) + bytes(1024)):
+            answer = client.post("/segment", content=data).json()["error"]
+            assert "upload" in answer and "state" not in answer and "serve" not in answer, answer
+            job = client.post("/jobs", content=data)
+            while (found := client.get(f"/jobs/{job.json()['id']}").json())["state"] in ("queued", "running"):
+                time.sleep(0.01)
+            assert found["state"] == "failed" and "serve" not in found["error"], found
 
 
 def test_without_tokens_only_the_services_own_names_are_answered(model: ServedModel, tmp_path: Path) -> None:

@@ -7,11 +7,15 @@ import re
 import sys
 import traceback
 import warnings
+from pathlib import Path
 
 from ctune.errors import CtuneError, DataError, UsageError
 
 log = logging.getLogger("ctune.serve")
 _PATH = re.compile(r"(?<![\w.])/(?:[\w.~+-]+/)+[\w.~+-]*")
+
+NO_FOLDER = Path("/state")
+"""For errors of a service that has not come up yet."""
 
 
 class Refused(CtuneError):
@@ -50,15 +54,24 @@ def status_of(error: Exception) -> int:
     return 500
 
 
-def told(error: Exception, status: int) -> str:
-    """One line for the client: nothing of the service's inside.
+def told(error: Exception, status: int, state: Path) -> str:
+    """One line for the client: nothing of the service's inside, nor where its folder `state` lies.
 
-    >>> told(UsageError("expected a CT in /state/scratch/1/ct.nii"), 422)
+    >>> told(UsageError("expected a CT in my files/state/scratch/1/ct.nii"), 422, Path("my files/state"))
     'expected a CT in the upload'
     """
     if status == 500:
         return "the service failed; its log tells more under this request's id"
-    return _PATH.sub("the upload", " ".join(str(error).split()))[:600]
+    return without_paths(str(error).replace(str(state), "/state"), "the upload")[:600]
+
+
+def without_paths(text: str, instead: str) -> str:
+    """On one line, with `instead` in the place of each absolute path.
+
+    >>> without_paths("sha256:ab is missing in /srv/registry/blobs/ab", "the registry")
+    'sha256:ab is missing in the registry'
+    """
+    return _PATH.sub(instead, " ".join(text.split()))
 
 
 def where(error: Exception) -> str:

@@ -14,7 +14,7 @@ from uuid import uuid4
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ctune.serve.faults import Refused, Stopped, log, status_of, told, where
+from ctune.serve.faults import NO_FOLDER, Refused, Stopped, log, status_of, told, where
 from ctune.serve.service import Service
 
 OPEN = ("/", "/livez", "/readyz", "/metrics", "/openapi.json")
@@ -98,7 +98,8 @@ class Guard:
         if status == 500:
             log.error("request=%s %s", seen.id, where(error))
         if not seen.begun_to_answer:
-            answer = refusal(status, told(error, status), seen.id, headers)
+            state = service.settings.state if (service := self.holder.service) else NO_FOLDER
+            answer = refusal(status, told(error, status, state), seen.id, headers)
             await answer(scope, receive, seen.send)
 
 

@@ -52,6 +52,10 @@ class Settings:
     poll_seconds: float = 2.0
     keep_seconds: float = 24 * 3600.0
 
+    def __post_init__(self) -> None:
+        # Errors name files: an absolute path is known for one and kept from answers.
+        object.__setattr__(self, "state", self.state.absolute())
+
 
 @dataclass(frozen=True, eq=False)
 class Made:
@@ -193,7 +197,7 @@ class Service:
             status = status_of(error)
             if status == 500:
                 log.error("job=%s %s", job.id, where(error))
-            self.jobs.failed(job.id, status, told(error, status))
+            self.jobs.failed(job.id, status, told(error, status, self.settings.state))
         finally:
             self._running = None
 

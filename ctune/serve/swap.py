@@ -13,7 +13,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from ctune.serve.faults import log, where
+from ctune.serve.faults import log, where, without_paths
 from ctune.serve.model import ServedModel, load
 from ctune.serve.parts import Loader
 from ctune.serve.source import Source
@@ -73,7 +73,7 @@ class Watcher:
         except Exception as error:
             self._refused = digest, time.monotonic() + _AGAIN_S
             text = " ".join(str(error).split())
-            self._tell({**entry, "outcome": "refused", "why": text})
+            self._tell({**entry, "outcome": "refused", "why": without_paths(text, "the registry")})
             log.error(
                 "model sha256:%s refused, sha256:%s serves on: %s",
                 digest[:12],
