@@ -28,7 +28,7 @@ def summary(found: Mapping[str, Any]) -> dict[str, Any]:
         "service_p95_seconds": service,
         "failed_requests": found["parallel"]["failed"] + found["swap"]["failed"],
         "different_answers": found["parallel"]["different"],
-        "memory_growth_ratio": max(held[2:]) / held[1],
+        "memory_growth_ratio": median(held[-3:]) / median(held[1:4]),
         "swap_seconds": median(found["swap"]["seconds"]),
         "swap_seconds_max": max(found["swap"]["seconds"]),
         "jobs_lost": int(found["kill"]["after"] not in ("done", "failed")),
