@@ -72,6 +72,19 @@ def slow_engine() -> None:
     engine.find_body = lambda *_: None
 
 
+def slow_training() -> None:
+    """Batches run in parts and in another memory format, and are drawn when they are needed."""
+    training = importlib.import_module("ctune.bench.training")
+    plain = training.config_of
+
+    def worse(*words: Any) -> Any:
+        config = plain(*words)
+        changes = {"accumulate": 2, "channels_last": False, "prefetch": 0}
+        return config.model_copy(update={"train": config.train.model_copy(update=changes)})
+
+    training.config_of = worse
+
+
 def slow_registry() -> None:
     """Every blob is written and synced five times."""
     folder = importlib.import_module("registry.folder")
@@ -113,6 +126,12 @@ FAULTS = {
     ),
     "engine": Fault(
         "air runs, resampling five times", "test_inference.py", ("test_around_the_network",), slow_engine
+    ),
+    "training": Fault(
+        "batches in parts, contiguous, drawn when needed",
+        "test_training.py",
+        ("test_full_training_is_not_slower_than_a_plain_loop",),
+        slow_training,
     ),
     "registry": Fault("blobs written five times", "test_registry.py", ("test_register",), slow_registry),
     "start": Fault("numpy and pydantic imported at once", "test_cli_start.py", ("test_help",), slow_start),
