@@ -39,7 +39,7 @@ SCALES = {
 }
 HIPPOCAMPUS = {
     Preset.SMOKE: Scale(cases=16, revised=6, tests=6, epochs=4, old=("anterior",), new=("posterior",)),
-    Preset.CPU: Scale(cases=100, revised=12, tests=60, epochs=20, old=("anterior",), new=("posterior",)),
+    Preset.CPU: Scale(cases=60, revised=12, tests=40, epochs=12, old=("anterior",), new=("posterior",)),
 }
 ARMS: Mapping[str, Mapping[str, Any]] = {
     "pyramid": {"head": "pyramid"},
