@@ -8,6 +8,8 @@ from typing import Any
 from ctune.bench.plots import Bar, Bars, Plot
 from ctune.bench.result import BenchResult
 
+_SHORT = {"forward, backward, optimiser": "compute", "wait for patches": "wait"}
+
 
 def plots(result: BenchResult) -> list[Plot]:
     """Seconds of a step by way with their spread, where they go, and memory."""
@@ -29,11 +31,11 @@ def plots(result: BenchResult) -> list[Plot]:
             "Where the time goes",
             "seconds of a step",
             [
-                Bar(f"{stage}: {way}", stages[way][stage], colour=number)
+                Bar(f"{_SHORT.get(stage, stage)}: {way}", stages[way][stage], colour=number)
                 for stage in stages[ways[0]]
                 for number, way in enumerate(ways, start=1)
             ],
-            "Over all epochs.",
+            "Over all epochs. Compute: forward, backward and optimiser; wait: for patches.",
         ),
         Bars(
             "Peak memory of the process that trains",
