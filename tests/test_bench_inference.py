@@ -10,7 +10,7 @@ import pytest
 from small_network import GRID, config, network, volume
 
 from ctune.bench.catalogue import Preset
-from ctune.bench.inference import STAGES, agreement, gates, one, summary
+from ctune.bench.inference import STAGES, agreement, gates, onnx_difference, one, summary
 from ctune.bench.pipelines import load_network, save_network
 from ctune.classes import NINE_ORGANS
 from ctune.data.nifti import read_mask, write_mask, write_volume
@@ -55,6 +55,14 @@ def test_classes_beyond_those_trained_get_a_copy_of_a_head(tmp_path: Path) -> No
     assert loaded.classes == ("liver", "spleen", "class_0")
 
 
+def test_logits_of_onnxruntime_are_compared_on_the_cts_own_windows(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
+    write_volume(tmp_path / "ct.nii.gz", volume(0)[0], GRID)
+    save_network(network(), tmp_path / "network")
+    found = onnx_difference(tmp_path / "ct.nii.gz", tmp_path / "network", config(), tmp_path / "w.onnx")
+    assert 0 < found["max_abs_diff"] < 1e-4 < found["largest_logit"]
+
+
 def test_agreement_is_dice_by_class(tmp_path: Path) -> None:
     import nibabel as nib
 
@@ -84,6 +92,7 @@ def test_promises_are_gates_on_a_whole_ct() -> None:
         return {**turn, "one thread": [turn, turn]}
 
     found = {"seed 0": pair(2), "seed 1": pair(4), "seed 2": pair(5)}
+    found["onnx"] = {"max_abs_diff": 2e-5, "largest_logit": 9.0}
     found["tall"] = {"9": answer(1, 1000), "32": answer(1, 1050)}
     measures = summary(found)
     assert (measures["speedup_over_monai"], measures["peak_memory_ratio_to_monai"]) == (4, 0.25)
@@ -91,7 +100,7 @@ def test_promises_are_gates_on_a_whole_ct() -> None:
         measures["tall_peak_ratio_32_to_9_classes"] == 1.05 and measures["ctune_stage_seconds"]["read"] == 1.0
     )
     assert measures["stage_ratio_to_monai"] == dict.fromkeys(STAGES, 0.25)
-    assert measures["onnx_network_ratio_to_torch"] == 0.5
+    assert (measures["onnx_network_ratio_to_torch"], measures["onnx_max_abs_diff"]) == (0.5, 2e-5)
     assert all(gate.passed for gate in gates(measures, Preset.CPU)) and gates(measures, Preset.SMOKE) == []
     from ctune.bench.result import check_gates
 

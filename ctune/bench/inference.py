@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from ctune.bench.catalogue import Preset
-from ctune.bench.pipelines import save_network
+from ctune.bench.pipelines import load_network, save_network
 from ctune.bench.result import Gate, Measured
 from ctune.bench.run import part
 from ctune.classes import NINE_ORGANS
@@ -78,6 +78,9 @@ def run(preset: str, seeds: Sequence[int], work: Path, on_progress: OnProgress) 
             work / f"seed-{seed}.json", compare, ct, network, config, threads, work / f"out-{seed}"
         )
         on_progress(Progress("inference", number + 1, len(cts) + scale.tall, f"seed {seed}"))
+    found["onnx"] = part(
+        work / "onnx.json", onnx_difference, cts[seeds[0]], network, config, work / "windows.onnx"
+    )
     if scale.tall:
         found["tall"] = part(work / "tall.json", tall, cts[seeds[0]], network, config, threads, work / "tall")
         on_progress(Progress("inference", len(cts) + 1, len(cts) + 1, "tall"))
@@ -172,6 +175,29 @@ def agreement(out: Path) -> dict[str, float | None]:
     return found
 
 
+def onnx_difference(ct: Path, network: Path, config: Config, graph: Path) -> dict[str, float]:
+    """Logits of onnxruntime less those of torch on a CT's own windows, one after the other along its diagonal: the largest
+    difference, and the largest logit beside it."""
+    from ctune.export.onnx import OnnxNetwork, write_graph
+
+    image, _ = to_network(read_case(ct, "phantom"), config.preprocessing)
+    sides = config.inference.patch_size
+    image = np.pad(image, [(0, max(0, side - n)) for n, side in zip(image.shape, sides, strict=True)])
+    loaded = load_network(network, NINE_ORGANS, config)
+    write_graph(loaded, NINE_ORGANS, sides, graph, {"classes": list(NINE_ORGANS), "window": list(sides)})
+    session = OnnxNetwork(graph)
+    difference = largest = 0.0
+    for share in (0.0, 0.5, 1.0):
+        starts = [round(share * (n - side)) for n, side in zip(image.shape, sides, strict=True)]
+        box = tuple(slice(start, start + side) for start, side in zip(starts, sides, strict=True))
+        window = np.ascontiguousarray(image[box], np.float32)[None, None]
+        with torch.inference_mode():
+            expected = loaded(torch.from_numpy(window), NINE_ORGANS).numpy()
+        difference = max(difference, float(np.abs(session(window) - expected).max()))
+        largest = max(largest, float(np.abs(expected).max()))
+    return {"max_abs_diff": difference, "largest_logit": largest}
+
+
 def tall(ct: Path, network: Path, config: Config, threads: int, out: Path) -> dict[str, Any]:
     """The memory that a CT of 824 planes takes, with nine classes and with 32."""
     case = read_case(ct, "phantom")
@@ -202,6 +228,7 @@ def summary(found: Mapping[str, Any]) -> dict[str, Any]:
         "monai_seconds": median(p["monai"]["seconds"] for p in pairs),
         "ctune_peak_mb": max(p["ctune"]["peak_mb"] for p in pairs),
         "monai_peak_mb": max(p["monai"]["peak_mb"] for p in pairs),
+        "onnx_max_abs_diff": found["onnx"]["max_abs_diff"],
         **_stages(pairs),
     }
     if "tall" in found:
@@ -257,6 +284,12 @@ def gates(measures: Mapping[str, Any], preset: str) -> list[Gate]:
             reference="onnxruntime on a CPU at least as fast as torch",
         ),
     ]  # fmt: skip
+    out.append(
+        Gate(
+            figure="onnx_max_abs_diff", value=measures["onnx_max_abs_diff"], bound=1e-3,
+            reference="logits of the same network; 1e-3 of a logit moves a probability by .00025",
+        )
+    )  # fmt: skip
     if "tall_peak_mb" in measures:
         ratio = "tall_peak_ratio_32_to_9_classes"
         out.append(
