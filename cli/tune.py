@@ -75,7 +75,7 @@ def tune(
     from ctune.foundation import retune_model
     from ctune.optimise import resolve_device
     from ctune.project import adjusted, find_project
-    from ctune.strategy import FORGETFUL
+    from ctune.strategy import FORGETFUL, senseless
     from ctune.validate import refusal
 
     wanted = {
@@ -90,6 +90,8 @@ def tune(
     found = adjusted(find_project(project), "tune", changes | ({"start": "scratch"} if from_scratch else {}))
     if found.config.tune.unlabelled == "background":
         note(f"WARNING: {FORGETFUL}")
+    for said in senseless(found.config.tune):
+        note(f"note: {said}")
     with progress("tune", as_json) as on_progress:
         digest, done = retune_model(
             found,
@@ -105,6 +107,10 @@ def tune(
     for class_name, change in done.changes.items():
         if class_name in done.kept and change.worse:
             note(f"error: {refusal(class_name, change)}")
+    if done.beside:
+        note(
+            f"note: {', '.join(done.beside)} came meanwhile; the new version has none of its heads, tune those on it too"
+        )
     if done.kept:
         raise typer.Exit(3)
 
@@ -121,6 +127,7 @@ def _document(digest: str, classes: list[str], done: Tuning) -> dict[str, Any]:
         "losses": done.result.losses,
         "validation": validation_of(done.result),
         "changes": done.changes,
+        "beside": done.beside,
         "seconds": done.result.seconds,
         "unrevised_max_abs_logit_change": max(done.proof.max_abs_change.values(), default=0.0)
         if done.proof

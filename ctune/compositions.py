@@ -21,6 +21,7 @@ from ctune.model.network import Network
 from ctune.model.weights import base_from_bytes, base_to_bytes, head_from_bytes, head_to_bytes
 from ctune.types import AnnotationRecord
 from registry import AnnotationUsed, BaseRecord, EvaluationRecord, HeadRecord, ModelRecord, Registry
+from registry.names import check_name
 from registry.records import digest_of
 
 
@@ -95,6 +96,11 @@ def preprocessing_of(registry: Registry, digest: str) -> Preprocessing:
     base = registry.record_of(record.base)
     assert isinstance(base, BaseRecord)
     return Preprocessing.model_validate(base.preprocessing)
+
+
+def may_be_name(name: str) -> str:
+    """The name itself. Raises InvalidNameError: asked before a training, not after it."""
+    return check_name(name)
 
 
 def register_model(

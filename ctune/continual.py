@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from ctune.classes import nearest
 from ctune.cohort import hybrid_of, prepare_labels
 from ctune.compositions import Model
 from ctune.config import Config, Optimisation
@@ -26,7 +27,7 @@ from ctune.outcome import compose, write_record, write_weights
 from ctune.predict import masks_of, predict_case
 from ctune.project import Project
 from ctune.replay import earlier_cases, replay_cases, round_scores
-from ctune.strategy import JUDGED, only, training_cases, training_data
+from ctune.strategy import JUDGED, must_be_seen, only, training_cases, training_data
 from ctune.train import settle, train
 from ctune.tune import Proof, TuneResult, feature_source, prove_unmoved, snapshot, tune_heads
 from ctune.types import AnnotationRecord, OnProgress, Source, Split, silent
@@ -39,7 +40,8 @@ class Tuning:
     """What a tuning did, and on what.
 
     proof is None when the settings let more than the heads train. changes: {class: its new head against the one it
-    replaces, on the validation cases}. kept: classes whose old head stays because the new one is worse.
+    replaces, on the validation cases}. kept: classes whose old head stays because the new one is worse. beside: versions of
+    the same name that others registered meanwhile; the new one has none of their heads.
     """
 
     result: TuneResult
@@ -47,6 +49,7 @@ class Tuning:
     annotations: Mapping[str, Sequence[AnnotationRecord]]
     changes: Mapping[str, Change] = field(default_factory=dict)
     kept: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
 
 
 def tune_model(
@@ -109,10 +112,15 @@ def _material(
     )
     for name in classes:
         if not used[name]:
+            hint = nearest(name, set(project.config.classes) | set(model.network.classes))
             raise ModelError(
-                f"expected at least one case with an annotation of {name}, got none; revise one first"
+                f"expected at least one case with an annotation of {name}, got none; "
+                + (f"did you mean {hint}? or " if hint and hint != name else "")
+                + "revise one first"
                 + ("" if settings.data == "full" else " (`--data full` also takes what was imported)")
             )
+    old = model.network.classes if settings.start == "model" else ()
+    must_be_seen(cases, [name for name in classes if name not in old])
     if settings.start == "model":
         return model.network, trained, cases, used
     trained = tuple(name for name in trained if used[name])

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
-from ctune.classes import ClassList
-from ctune.compositions import Model, Tuned, load_model, register_model
+from ctune.classes import ClassList, nearest
+from ctune.compositions import Model, Tuned, load_model, may_be_name, register_model
 from ctune.config import Tuning as TuneSettings
 from ctune.continual import Tuning, tune_model, validation_data, watch_training
 from ctune.data.prepared import PreparedCase
@@ -22,10 +26,13 @@ from ctune.model.network import Network
 from ctune.optimise import identity_of
 from ctune.outcome import compose, new_heads, read_record, seen
 from ctune.project import Project
-from ctune.strategy import FORGETFUL, training_data
+from ctune.strategy import FORGETFUL, must_be_seen, training_data
 from ctune.train import TrainResult, settle, train
 from ctune.types import OnProgress, Source, Split, silent
 from ctune.watch import Look
+
+_TEMPORARY = ".tuning-"
+_ABANDONED_SECONDS = 24 * 3600.0
 
 
 def train_model(
@@ -44,6 +51,7 @@ def train_model(
     looks at the validation cases and registers. Raises PoolError when there is nothing to learn from.
     """
     config = project.config
+    may_be_name(name)  # now, not when the training has ended
     found = annotated_classes(project)
     wanted = (
         ClassList.of(classes, config.aliases)
@@ -54,7 +62,7 @@ def train_model(
     if missing or not len(wanted):
         raise PoolError(
             f"expected annotations of {', '.join(wanted) or 'at least one class'} in the pool, got none of "
-            f"{', '.join(missing) or 'any class'}; import cases with their masks first"
+            f"{', '.join(missing) or 'any class'}; {_did_you_mean(missing, found)}import cases with their masks first"
         )
     base = build_base(config.base, config.seed)
     heads = {c: build_head(c, config.heads.kind, base, config.seed, config.heads) for c in wanted}
@@ -62,6 +70,7 @@ def train_model(
     # The first brings images and labels into the network's space, the others find them there.
     group.told(lambda: len(training_data(project, wanted, wanted, TuneSettings(data="full"))[0]))
     cases, used = training_data(project, wanted, wanted, TuneSettings(data="full"))
+    must_be_seen(cases, wanted)
     result, look = _train_watched(project, name, network, cases, device, on_progress, group)
     settings = config.train.model_dump(mode="json")
     measured = {"seconds": result.seconds, "device": str(device), "processes": group.size}
@@ -76,6 +85,11 @@ def train_model(
         )
 
     return group.told(register), result
+
+
+def _did_you_mean(missing: Sequence[str], found: set[str]) -> str:
+    hints = [hint for name in missing if (hint := nearest(name, found))]
+    return f"did you mean {', '.join(hints)}? or " if hints else ""
 
 
 def _train_watched(
@@ -133,13 +147,18 @@ def retune_model(
 
     `name` is by default the one in `reference`. Heads that are worse than those they replace (``Tuning.kept``) are not
     registered, unless `force`; when none is left there is no new version, and the digest is the old model's.
-    Raises UsageError when there is no name, and what ``tune_model`` raises.
+    Versions that others registered meanwhile are in ``Tuning.beside``.
+    Raises UsageError when there is no name or no class, and what ``tune_model`` raises.
     """
     registry, config = project.open_registry(), project.config
     wanted = ClassList.of(classes, config.aliases)
-    name = name or name_in(reference)
+    if not len(wanted):
+        raise UsageError("expected at least one class to tune, got none; name some with --classes")
+    name = may_be_name(name or name_in(reference))
     model = load_model(registry, reference, device)
-    with TemporaryDirectory(dir=project.root, prefix=".tuning-") as temporary:
+    before = {str(version) for version in registry.versions(name)}
+    _sweep(project.root)
+    with TemporaryDirectory(dir=project.root, prefix=_TEMPORARY) as temporary:
         folder = Path(temporary)
         done = tune_model(
             project,
@@ -155,7 +174,16 @@ def retune_model(
             project, model, folder, name, seed=config.seed, round_number=1 + model.record.round, note="",
             measured={"seconds": done.result.seconds, "device": str(device)},
         )  # fmt: skip
-    return digest, done
+    others = [v for v in registry.versions(name) if v.digest not in (digest, model.digest)]
+    return digest, replace(done, beside=tuple(str(v) for v in others if str(v) not in before))
+
+
+def _sweep(root: Path) -> None:
+    """Remove what tunings that were killed left a day ago or earlier."""
+    for left in root.glob(f"{_TEMPORARY}*"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def register_tuning(

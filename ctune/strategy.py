@@ -15,6 +15,7 @@ import numpy as np
 from ctune.cohort import hybrid_of, prepare_labels
 from ctune.config import Tuning
 from ctune.data.prepared import PreparedCase
+from ctune.errors import ModelError
 from ctune.project import Project
 from ctune.types import UNLABELLED, AnnotationRecord, HybridAnnotation, Mask, Source, Split
 
@@ -26,6 +27,32 @@ FORGETFUL = (
     "them; this is for measuring the collapse, not for use"
 )
 """The warning that goes with ``tune.unlabelled = "background"``."""
+
+
+def senseless(settings: Tuning) -> list[str]:
+    """Settings that do nothing, or nothing good, beside the others: a line each for people."""
+    out = []
+    if settings.start == "scratch" and settings.trainable != "all":
+        out.append(
+            f"start = scratch with trainable = {settings.trainable}: the encoder stays at random weights, so little is "
+            "learnt; --trainable all trains it too"
+        )
+    if settings.reuse and settings.data == "full":
+        out.append(
+            f"reuse = {settings.reuse:g} does nothing with data = full: every case that people annotated trains already"
+        )
+    return out
+
+
+def must_be_seen(cases: Sequence[PreparedCase], classes: Sequence[str]) -> None:
+    """Raise ModelError for a class of which no case has a voxel: a new head would learn that it is nowhere."""
+    for name in classes:
+        labelled = [case for case in cases if name in case.labels]
+        if not any((np.asarray(case.labels[name]) == 1).any() for case in labelled):
+            raise ModelError(
+                f"{name}: expected a voxel of it in at least one case, got {len(labelled)} annotated cases that are all "
+                "empty on the network's grid; annotate one where it is, or leave the class out"
+            )
 
 
 def revised_cases(project: Project, classes: Sequence[str]) -> list[str]:

@@ -7,9 +7,10 @@ nothing. The base makes no pass in the loop; its features of each window are com
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, CancelledError, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -97,11 +98,18 @@ def tune_heads(
     pools = {name: SubPatches([w for w in windows if name in w.labels], name, settings) for name in classes}
 
     watches = _watches(network, classes, validation, settings)
+    stopped = threading.Event()
+
+    def tell(step: Progress) -> None:
+        # Threads cannot be ended from outside: once an epoch each asks whether to go on.
+        if stopped.is_set():
+            raise CancelledError
+        on_progress(step)
 
     def one(name: str) -> tuple[float, ...]:
-        return _tune_one(network, name, pools[name], settings, seed, device, watches.get(name), on_progress)
+        return _tune_one(network, name, pools[name], settings, seed, device, watches.get(name), tell)
 
-    losses = dict(zip(classes, _side_by_side(one, classes, device), strict=True))
+    losses = dict(zip(classes, _side_by_side(one, classes, device, stopped), strict=True))
     kept = {name: look for name, watch in watches.items() if (look := watch.restore())}
     for name in classes:
         network.head(name).base_digest = base_digest
@@ -145,11 +153,15 @@ def _watches(
 
 
 def _side_by_side(
-    one: Callable[[str], tuple[float, ...]], classes: Sequence[str], device: torch.device
+    one: Callable[[str], tuple[float, ...]],
+    classes: Sequence[str],
+    device: torch.device,
+    stopped: threading.Event,
 ) -> list[tuple[float, ...]]:
     """Heads are small and independent: on a CPU each gets one core of its own, instead of all cores a few voxels each.
 
-    One thread a head also makes its bytes the same whatever number of cores there is.
+    One thread a head also makes its bytes the same whatever number of cores there is. An error in one, and Ctrl-C, set
+    `stopped`: the others end too, instead of running on to their last epoch.
     """
     if device.type != "cpu":
         return [one(name) for name in classes]
@@ -164,7 +176,17 @@ def _side_by_side(
 
     try:
         with ThreadPoolExecutor(max_workers=min(len(classes), threads)) as workers:
-            return list(workers.map(alone, classes))
+            running = [workers.submit(alone, name) for name in classes]
+            try:
+                done, _ = wait(running, return_when=FIRST_EXCEPTION)
+                for future in done:
+                    future.result()
+            except BaseException:
+                stopped.set()
+                for future in running:
+                    future.cancel()
+                raise
+            return [future.result() for future in running]
     finally:
         torch.set_num_threads(threads)
 

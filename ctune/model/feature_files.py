@@ -7,6 +7,7 @@ metadata carry a checksum of everything else in it, so a bit that flipped on the
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import time
@@ -23,6 +24,7 @@ from torch import Tensor
 from ctune.data.files import write_atomically
 
 _CHECK = "crc32"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _ABANDONED_SECONDS = 3600.0
 """A temporary file of this age belongs to a process that was killed."""
 
@@ -60,7 +62,7 @@ class FeatureFiles:
         return True
 
     def keep(self, path: Path, tensors: Mapping[str, Tensor]) -> bool:
-        """Write a file; False when there is no room for it beside what this run uses.
+        """Write a file; False when there is no room for it beside what this run uses, or on the disk.
 
         The lock makes the bound hold between processes too; the system releases it when its holder is killed.
         """
@@ -69,8 +71,14 @@ class FeatureFiles:
         with FileLock(self.root / ".lock"):
             if not self._make_room(len(data)):
                 return False
-            with write_atomically(path) as temporary:
-                temporary.write_bytes(data)
+            try:
+                with write_atomically(path) as temporary:
+                    temporary.write_bytes(data)
+            except OSError as error:
+                # A cache that finds no room makes a run slower, it does not end it.
+                if error.errno not in _FULL:
+                    raise
+                return False
         self._used.add(path)
         return True
 
