@@ -79,6 +79,7 @@ def predict(
     """Predict masks on each CT's own grid, with volumes in mL; run again, it does what is missing."""
     from ctune.cohort import pool_inputs, predict_inputs
     from ctune.data.cases_at_url import CasesAtUrl, place_of
+    from ctune.errors import UsageError
     from ctune.executors.local import Local
     from ctune.inference.inputs import find_inputs
     from ctune.inference.output import Wanted
@@ -87,6 +88,8 @@ def predict(
     from ctune.types import Split
 
     found, place = find_project(project), place_of(out)
+    if isinstance(place, Path) and place.exists() and not place.is_dir():
+        raise UsageError(f"expected a folder for --out, got the file {place}; name another")
     if images:
         inputs = find_inputs(images)
     else:
@@ -108,7 +111,8 @@ def predict(
     volumes = _volumes(place, ids)
 
     def human(console: Console) -> None:
-        console.print(f"{len(ids)} cases in {place}, volumes in {place}/volumes.json")
+        volumes_in = f", volumes in {place}/volumes.json" if ids else ""
+        console.print(f"{len(ids)} cases in {place}{volumes_in}")
         for case_id, why in refused:
             console.print(f"refused {case_id}: {why}")
 

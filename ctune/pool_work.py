@@ -76,7 +76,7 @@ def settings_of_onnx(path: Path, config: Config) -> tuple[str, Config]:
 def open_onnx(path: Path, classes: Sequence[str] | None) -> Runtime:
     """Such a file in onnxruntime, ready to predict `classes` (all of its own when None)."""
     graph = OnnxNetwork(path)
-    wanted = tuple(classes) if classes else graph.classes
+    wanted = tuple(dict.fromkeys(classes)) if classes else graph.classes
     return ArrayRuntime(partial(graph, classes=wanted), wanted)
 
 

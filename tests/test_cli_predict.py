@@ -24,7 +24,7 @@ from ctune.errors import GeometryError, ImageFileError, UsageError
 from ctune.inference.inputs import find_inputs
 from ctune.predict import read_masks, read_prediction
 from ctune.project import Project
-from ctune.types import Split
+from ctune.types import Grid, Split
 
 runner = CliRunner()
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -105,7 +105,41 @@ def test_what_cannot_be_read_is_told_and_ends_with_one(made: Project, tmp_path: 
     write_volume(tmp_path / "good.nii.gz", volume(0)[0], GRID)
     answer = run(made, tmp_path, "-o", tmp_path / "out")
     assert answer.exit_code == 1 and "1 cases in" in answer.stdout
+    none = run(made, tmp_path / "bad.nii.gz", "-o", tmp_path / "none")
+    assert none.stdout.startswith(f"0 cases in {tmp_path / 'none'}\nrefused bad")
     assert "refused bad: case bad: expected an image, got an empty file" in answer.stdout
+
+
+@pytest.mark.parametrize("name", ["...nii.gz", ".nii.gz", "volumes.json.nii.gz"])
+def test_a_name_that_is_no_folder_beside_the_others(made: Project, tmp_path: Path, name: str) -> None:
+    """The first would have its masks written beside --out, and what is there taken away."""
+    write_volume(tmp_path / "in" / name, volume(0)[0], GRID)
+    answer = run(made, tmp_path / "in" / name, "-o", tmp_path / "out")
+    assert answer.exit_code == 2 and "expected a CT whose name could be that of its folder" in answer.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["in"]
+
+
+def test_names_of_any_letters(made: Project, tmp_path: Path) -> None:
+    write_volume(tmp_path / "a folder" / "ct 肝 ü (1).nii.gz", volume(0)[0], GRID)
+    answer = run(made, tmp_path / "a folder", "-o", tmp_path / "out put", "--json")
+    assert list(document(answer)["volumes_ml"]) == ["ct 肝 ü (1)"]
+    assert (tmp_path / "out put" / "ct 肝 ü (1)" / "liver.nii.gz").exists()
+
+
+@pytest.mark.parametrize("shape", [(16, 16, 1), (1, 1, 16), (5, 5, 5), (1, 1, 1)])
+def test_a_ct_smaller_than_a_window(made: Project, tmp_path: Path, shape: tuple[int, int, int]) -> None:
+    hu = volume(0)[0][tuple(slice(n) for n in shape)]
+    write_volume(tmp_path / "a.nii.gz", hu, Grid(shape, GRID.affine))
+    assert run(made, tmp_path / "a.nii.gz", "-o", tmp_path / "out").exit_code == 0
+    assert nib.load(tmp_path / "out" / "a" / "liver.nii.gz").shape == shape
+
+
+def test_a_class_named_twice_and_a_file_for_a_folder(made: Project, tmp_path: Path) -> None:
+    write_volume(tmp_path / "a.nii.gz", volume(0)[0], GRID)
+    words = (tmp_path / "a.nii.gz", "--classes", "liver,liver", "--json")
+    assert list(document(run(made, *words, "-o", tmp_path / "out"))["volumes_ml"]["a"]) == ["liver"]
+    wrong = run(made, *words, "-o", tmp_path / "a.nii.gz")
+    assert wrong.exit_code == 2 and "expected a folder for --out, got the file" in wrong.stderr
 
 
 def test_another_runtime(made: Project, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import warnings
 from pathlib import Path
 
 import nibabel as nib
@@ -127,6 +128,29 @@ def test_truncated_gzip(tmp_path: Path) -> None:
     path = save(tmp_path / "x.nii.gz", np.random.default_rng(0).normal(size=(20, 20, 20)).astype(np.float32))
     path.write_bytes(path.read_bytes()[:-4000])
     with pytest.raises(ImageFileError, match="cut short or damaged"):
+        read_case(path, "7")
+
+
+@pytest.mark.parametrize("damage", ["checksum", "length", "eight bytes", "a byte", "more"])
+def test_a_gzip_file_is_read_to_its_end(tmp_path: Path, damage: str) -> None:
+    """The checksum stands behind the voxels: whoever stops at the last of them reads damaged ones without a word."""
+    path = save(tmp_path / "x.nii.gz", np.zeros((8, 8, 8), dtype=np.float32))
+    whole = path.read_bytes()
+    path.write_bytes({
+        "checksum": whole[:-8] + bytes([whole[-8] ^ 1]) + whole[-7:],
+        "length": whole[:-1] + bytes([whole[-1] ^ 1]),
+        "eight bytes": whole[:-8],
+        "a byte": whole[:-1],
+        "more": whole + b"of another file",
+    }[damage])  # fmt: skip
+    with pytest.raises(ImageFileError, match="cut short or damaged"):
+        read_case(path, "7")
+
+
+def test_numbers_beyond_float32_are_refused_without_a_warning(tmp_path: Path) -> None:
+    path = save(tmp_path / "x.nii", np.full((4, 4, 4), 1e300))
+    with warnings.catch_warnings(), pytest.raises(ImageFileError, match="got 64 NaN or infinite voxels"):
+        warnings.simplefilter("error")
         read_case(path, "7")
 
 

@@ -255,14 +255,31 @@ def _stored_spacing(image: Any) -> npt.NDArray[np.float64]:
 def _data(image: Any, path: Path, what: str, dtype: type | None = None) -> npt.NDArray[Any]:
     """The voxels as floats of `dtype`, or as they are stored (scaled where the header says so)."""
     try:
-        data: npt.NDArray[Any] = (
-            image.get_fdata(dtype=dtype, caching="unchanged") if dtype else np.asarray(image.dataobj)
-        )
+        # A number too large for `dtype` becomes infinite, which is told where it matters.
+        with np.errstate(over="ignore"):
+            if path.name.lower().endswith(".gz"):
+                data = _unpacked(image, path, dtype)
+            else:
+                data = (
+                    image.get_fdata(dtype=dtype, caching="unchanged") if dtype else np.asarray(image.dataobj)
+                )
     except _BROKEN as error:
         raise ImageFileError(
             f"{what}: expected a whole image in {path}, got one that is cut short or damaged ({_line(error)}); copy it again"
         ) from None
     return data.reshape(image.shape[:3])
+
+
+def _unpacked(image: Any, path: Path, dtype: type | None) -> npt.NDArray[Any]:
+    """As ``_data``, of a gzip file that is read to its end: the checksum stands behind the voxels, and nibabel stops before it."""
+    with gzip.open(path) as file:
+        again: Any = type(image).from_stream(file)
+        data: npt.NDArray[Any] = (
+            again.get_fdata(dtype=dtype, caching="unchanged") if dtype else np.asarray(again.dataobj)
+        )
+        while file.read(_BLOCK):
+            pass
+    return data
 
 
 def _write(path: Path, data: npt.NDArray[Any], grid: Grid, slope: float | None = None) -> None:

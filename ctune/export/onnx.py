@@ -139,7 +139,7 @@ def export_onnx(
     """
     need("onnx")
     network = model.network.eval()
-    names = tuple(model.network.classes if classes is None else classes)
+    names = tuple(dict.fromkeys(model.network.classes if classes is None else classes))
     if not names:
         raise UsageError("expected a class to export, the model has no heads; tune or compose one first")
     for name in names:

@@ -14,6 +14,7 @@ from ctune.data.zipped import is_zip
 from ctune.errors import UsageError
 from ctune.types import Case
 
+_RESERVED = ("", ".", "..", "volumes.json")
 _SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".zip")
 
 
@@ -30,9 +31,15 @@ def find_inputs(paths: Sequence[Path]) -> list[Input]:
     """The CTs that `paths` mean, in that order; ids are the names of files, or of folders.
 
     A file is a NIfTI or NRRD image, or a zip archive of one DICOM series. A folder holds such files or one or more DICOM
-    series; or folders of cases, each with ``ct.nii.gz`` (or .nii, .nrrd) or a DICOM series. Raises UsageError when a path holds no CT, or two CTs get the same id.
+    series; or folders of cases, each with ``ct.nii.gz`` (or .nii, .nrrd) or a DICOM series. Raises UsageError when a path holds no CT, two CTs get the same id, or an id
+    could not be a folder beside the others.
     """
     found = [one for path in paths for one in _of_path(path)]
+    for one in found:
+        if one.case_id in _RESERVED:
+            raise UsageError(
+                f"expected a CT whose name could be that of its folder of results, got {one.case_id!r}; rename the file"
+            )
     doubled = [case_id for case_id, count in Counter(one.case_id for one in found).items() if count > 1]
     if doubled:
         raise UsageError(

@@ -56,7 +56,7 @@ class TorchRuntime:
         earlier: Sequence[Network] = (),
     ) -> None:
         self.network = network.eval()
-        self.classes = tuple(network.classes if classes is None else classes)
+        self.classes = tuple(dict.fromkeys(network.classes if classes is None else classes))
         for name in self.classes:
             network.head(name)
         for other in earlier:
