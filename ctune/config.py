@@ -94,6 +94,8 @@ class HeadConfig(Section):
     pyramid_width: int = Field(12, ge=1)
     text_hidden: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
     """Hidden units of a text head's controller, 0 for a linear one; auto: 512 as published, or fewer."""
+    start_bias: Literal["random", "prior"] = "random"
+    """Last bias of the heads that training makes; prior: the log odds of the class in a voxel (Lin et al., 2017)."""
 
 
 class Optimisation(Section):

@@ -27,7 +27,7 @@ from ctune.optimise import identity_of
 from ctune.outcome import compose, new_heads, read_record, seen
 from ctune.project import Project
 from ctune.strategy import FORGETFUL, must_be_seen, training_data
-from ctune.train import TrainResult, settle, train
+from ctune.train import TrainResult, settle, start_at_priors, train
 from ctune.types import OnProgress, Source, Split, silent
 from ctune.watch import Look
 
@@ -71,6 +71,8 @@ def train_model(
     group.told(lambda: len(training_data(project, wanted, wanted, TuneSettings(data="full"))[0]))
     cases, used = training_data(project, wanted, wanted, TuneSettings(data="full"))
     must_be_seen(cases, wanted)
+    if config.heads.start_bias == "prior":
+        start_at_priors(network, cases)
     result, look = _train_watched(project, name, network, cases, device, on_progress, group)
     settings = config.train.model_dump(mode="json")
     measured = {"seconds": result.seconds, "device": str(device), "processes": group.size}

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import itertools
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from small_network import config, network, prepared
+from small_network import SIDE, config, network, prepared, project
 
+from ctune.data.prepared import PreparedCase
 from ctune.errors import ModelError
+from ctune.foundation import train_model
 from ctune.model.freeze import fingerprint
+from ctune.model.heads import Kind, build_head
+from ctune.model.network import Network
 from ctune.optimise import PatchBatches, learning_rate_factor, resolve_device, target_of
-from ctune.train import train
+from ctune.train import start_at_priors, train
 from ctune.types import UNLABELLED, Progress
 
 CPU = torch.device("cpu")
@@ -167,3 +172,29 @@ def test_a_checkpoint_of_other_data_is_set_aside_and_said(tmp_path: Path) -> Non
         network(), [*CASES[:2], changed], settings(prefetch=0), seed=0, device=CPU, checkpoint=checkpoint
     )
     assert (again.resumed, again.note) == (2, ""), "how it runs is no reason to begin anew"
+
+
+@pytest.mark.parametrize("kind", ["text", "pyramid"])
+def test_heads_begin_with_the_odds_of_their_class(kind: Kind) -> None:
+    base = network().base
+    net = Network(base, {name: build_head(name, kind, base, 0) for name in ("liver", "spleen")})
+    net.head("liver").start_at(0.5)
+    before = net(torch.zeros(1, 1, SIDE, SIDE, SIDE), ["liver"])
+    liver = np.full((SIDE, SIDE, SIDE), UNLABELLED, dtype=np.uint8)
+    liver[:10, 0, 0], liver[0, 0, 0] = 0, 1  # one voxel in ten that were judged
+    case = PreparedCase("a", "a", np.zeros((SIDE, SIDE, SIDE), np.float32), {"liver": liver})
+    start_at_priors(net, [case])
+    moved = net(torch.zeros(1, 1, SIDE, SIDE, SIDE), ["liver"]) - before
+    assert torch.allclose(moved, torch.full_like(moved, math.log(0.1 / 0.9)), atol=1e-5)
+    text = "expected a probability above 0 and below 1 for class liver, got 0; count its voxels"
+    with pytest.raises(ModelError, match=text):
+        net.head("liver").start_at(0)
+
+
+def test_the_start_is_a_setting_and_random_unless_asked(tmp_path: Path) -> None:
+    first = {}
+    for way in ("random", "prior"):
+        plain = config().model_dump(mode="json")
+        made, _ = project(tmp_path / way, pool=1, test=0, heads={**plain["heads"], "start_bias": way})
+        first[way] = train_model(made, "m", ["liver"], device=CPU)[1].losses[0]
+    assert config().heads.start_bias == "random" and first["prior"] < first["random"]

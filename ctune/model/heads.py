@@ -13,6 +13,7 @@ number of classes. It is also the faster way on a CPU: nine text heads on 96^3 v
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
@@ -54,6 +55,22 @@ class Head(nn.Module):
         """Why the head cannot run on a base of these channels ("expected, got"), or None when it can."""
         return None
 
+    def start_at(self, probability: float) -> None:
+        """Put the log odds of `probability` into the last bias, so that a fresh head begins by expecting no more than that.
+
+        Focal loss for dense object detection (Lin et al., 2017), section 4.1. Raises ModelError outside (0, 1).
+        """
+        if not 0.0 < probability < 1.0:
+            raise ModelError(
+                f"expected a probability above 0 and below 1 for class {self.class_name}, got {probability}; count its voxels"
+            )
+        with torch.no_grad():
+            self._last_bias().fill_(math.log(probability / (1.0 - probability)))
+
+    def _last_bias(self) -> Tensor:
+        """The one number that is added to every logit."""
+        raise NotImplementedError
+
 
 class TextHead(Head):
     """The paper's head in its class-specific form (Zhang et al., MICCAI 2023): one controller a class.
@@ -81,6 +98,11 @@ class TextHead(Head):
 
     def settings(self) -> dict[str, Any]:
         return {"text": self.text.numel(), "hidden": self.hidden}
+
+    def _last_bias(self) -> Tensor:
+        last = self.controller[-1]
+        assert isinstance(last, nn.Linear)
+        return last.bias[-1]
 
     def forward(self, features: Features) -> Tensor:
         """(N, 1, X, Y, Z) float32 logits."""
@@ -185,6 +207,10 @@ class PyramidHead(Head):
         if channels == self.channels:
             return None
         return f"expected a base with {self.channels}, got {channels}"
+
+    def _last_bias(self) -> Tensor:
+        assert self.logit.bias is not None
+        return self.logit.bias
 
     def forward(self, features: Features) -> Tensor:
         """(N, 1, X, Y, Z) float32 logits."""
