@@ -37,12 +37,15 @@ def opened(
     from functools import partial
 
     from ctune.compositions import preprocessing_of
+    from ctune.errors import UsageError
     from ctune.pool_work import open_onnx, open_torch, settings_of_onnx
 
     config = project.config
     if choice(Runtimes, runtime, "--runtime") is Runtimes.ONNX:
         digest, config = settings_of_onnx(Path(model), config)
         return digest, config, partial(open_onnx, Path(model).resolve(), classes)
+    if model.endswith(".onnx"):
+        raise UsageError(f"expected a registered model for --runtime torch, got {model}; give --runtime onnx")
     registry = project.open_registry()
     digest = registry.resolve(model)
     config = config.model_copy(update={"preprocessing": preprocessing_of(registry, digest)})

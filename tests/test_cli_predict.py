@@ -153,6 +153,8 @@ def test_another_runtime(made: Project, tmp_path: Path) -> None:
     words = ["predict", str(tmp_path / "bad.onnx"), "--runtime", "onnx", "--project", str(made.root)]
     answer = runner.invoke(app, words)
     assert answer.exit_code == 1 and "expected an ONNX file that ctune exported" in answer.stderr
+    forgotten = runner.invoke(app, ["predict", str(tmp_path / "bad.onnx"), "--project", str(made.root)])
+    assert forgotten.exit_code == 2 and "give --runtime onnx" in forgotten.stderr
 
 
 def test_onnxruntime_gives_the_masks_of_torch(tmp_path: Path) -> None:

@@ -93,7 +93,10 @@ def test_another_network_than_torchs_is_refused_and_leaves_no_file(model: Model,
 def test_what_does_not_fit_is_refused(model: Model, tmp_path: Path) -> None:
     with pytest.raises(UnknownClassError):
         export_onnx(model, tmp_path / "o.onnx", window=WINDOW, classes=["livr"])
-    network = OnnxNetwork(export_onnx(model, tmp_path / "o.onnx", window=WINDOW, classes=["liver"]).path)
+    with pytest.raises(UsageError, match="expected a file to write the graph to, got the folder"):
+        export_onnx(model, tmp_path, window=WINDOW)
+    twice = export_onnx(model, tmp_path / "o.onnx", window=WINDOW, classes=["liver", "liver"])
+    network = OnnxNetwork(twice.path)
     with pytest.raises(ModelError, match=r"expected windows \(N, 1, 16, 16, 16\), got \(1, 1, 32, 16, 16\)"):
         network(noise(1, (32, 16, 16)))
     with pytest.raises(UsageError, match=r"expected classes of the file \(liver\), got aorta"):

@@ -57,7 +57,7 @@ def export_bundle(
     if folder.exists():
         raise UsageError(f"expected a folder that is not there yet, found {folder}; choose another")
     network = model.network.eval()
-    names = tuple(network.classes if classes is None else classes)
+    names = tuple(dict.fromkeys(network.classes if classes is None else classes))
     if not names:
         raise UsageError("expected a class to export, the model has no heads; tune or compose one first")
     for one in names:

@@ -138,6 +138,8 @@ def export_onnx(
     that the model lacks, ModelError when logits differ by more than `bound`; then there is no file at `path`.
     """
     need("onnx")
+    if path.is_dir():
+        raise UsageError(f"expected a file to write the graph to, got the folder {path}; give a name in it")
     network = model.network.eval()
     names = tuple(dict.fromkeys(model.network.classes if classes is None else classes))
     if not names:
