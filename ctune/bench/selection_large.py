@@ -82,7 +82,7 @@ def _blurred(mask: Mask, rng: np.random.Generator) -> Any:
 
 
 def work(folder: str, recipe: str) -> None:
-    """Score the case in `folder` and print what it took, as JSON: what a process of its own does."""
+    """Score the case in `folder` and answer on stdout what it took, as JSON: what a process of its own does."""
     place = Path(folder)
     grid, settings = (
         read_grid(place / "ct.nii.gz", "case"),
@@ -97,17 +97,14 @@ def work(folder: str, recipe: str) -> None:
     write_volume(place / f"{recipe}.nii.gz", found.attention, grid)
     times.append(time.perf_counter())
     parts = dict(zip(("read", "score", "write"), np.diff(times).round(3).tolist(), strict=True))
-    print(
-        json.dumps(
-            {
-                **parts,
-                "seconds": round(times[-1] - times[0], 3),
-                "cpu_seconds": round(time.process_time(), 3),
-                "peak_mb": round(_peak_mb(), 1),
-                "before_mb": round(before, 1),
-            }
-        )
-    )
+    answer = {
+        **parts,
+        "seconds": round(times[-1] - times[0], 3),
+        "cpu_seconds": round(time.process_time(), 3),
+        "peak_mb": round(_peak_mb(), 1),
+        "before_mb": round(before, 1),
+    }
+    sys.stdout.write("\n" + json.dumps(answer) + "\n")
 
 
 def _peak_mb() -> float:
