@@ -9,9 +9,8 @@ from __future__ import annotations
 import copy
 import json
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from ctune.compositions import Model
 from ctune.data.files import write_atomically
 from ctune.data.preprocess import Triple
 from ctune.errors import ModelError, UsageError
+from ctune.export.norms import norms_by_axes
 from ctune.model.network import Network
 
 Windows = npt.NDArray[np.float32]
@@ -196,68 +196,8 @@ def write_graph(
             output_names=["logits"],
             dynamic_axes={"windows": {0: "batch"}, "logits": {0: "batch"}} if free else None,
         )
-    _norms_by_axes(path)
+    norms_by_axes(path)
     describe_graph(path, about)
-
-
-def _norms_by_axes(path: Path) -> None:
-    """Write every instance and group norm as means over one axis after the other.
-
-    onnxruntime's own adds up all voxels of a channel in float32, one after the other: over 96^3 of them logits were off by 0.1.
-    """
-    onnx = need("onnx")
-    model = onnx.load(str(path))
-    found = onnx.shape_inference.infer_shapes(model).graph.value_info
-    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in found}
-    sources = {n.output[0]: n.input[0] for n in model.graph.node if n.op_type == "Reshape"}
-    nodes, names = [], (f"norm.{k}" for k in count())
-    for node in model.graph.node:
-        shape = shapes.get(node.input[0], []) if node.op_type == "InstanceNormalization" else []
-        # A group norm comes as an instance norm of (N, groups, voxels), reshaped from (N, channels, X, Y, Z).
-        sides = shapes.get(sources.get(node.input[0], ""), [])[2:] if len(shape) == 3 else []
-        if len(shape) == 5 or (sides and 0 not in sides):
-            nodes += _norm(node, sides, model.graph.initializer, names)
-        else:
-            nodes.append(
-                node
-            )  # Another operator, or a size that is not known: Swin UNETR's deepest map, a few hundred voxels.
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-    onnx.save(model, str(path))
-
-
-def _norm(norm: Any, sides: Sequence[int], constants: Any, names: Iterator[str]) -> list[Any]:
-    """The nodes in the place of one instance norm of (N, C, X, Y, Z); with `sides` of (N, groups, voxels) of these sides."""
-    onnx, nodes = need("onnx"), list[Any]()
-    (image, scale, bias), (out,) = norm.input, norm.output
-    (epsilon,) = (each.f for each in norm.attribute if each.name == "epsilon")
-
-    def add(op: str, *inputs: str, to: str = "", **settings: Any) -> str:
-        name = to or next(names)
-        nodes.append(onnx.helper.make_node(op, list(inputs), [name], name=name, **settings))
-        return name
-
-    def constant(values: list[float] | list[int], dtype: str) -> str:
-        name = next(names)
-        constants.append(onnx.numpy_helper.from_array(np.array(values, dtype), name))
-        return name
-
-    def mean(value: str) -> str:
-        for axis in range(4 + bool(sides), 1, -1):
-            value = add("ReduceMean", value, constant([axis], "int64"), keepdims=1)
-        return value
-
-    if sides:
-        image = add("Reshape", image, constant([0, 0, -1, *sides], "int64"))
-    shape = constant([1, -1, *[1] * (3 + bool(sides))], "int64")
-    centred = add("Sub", image, mean(image))
-    variance = mean(add("Mul", centred, centred))
-    deviation = add("Sqrt", add("Add", variance, constant([epsilon], "float32")))
-    scaled = add("Mul", centred, add("Div", add("Reshape", scale, shape), deviation))
-    whole = add("Add", scaled, add("Reshape", bias, shape), to="" if sides else out)
-    if sides:
-        add("Reshape", whole, constant([0, 0, -1], "int64"), to=out)
-    return nodes
 
 
 def describe_graph(path: Path, about: Mapping[str, Any]) -> None:

@@ -160,6 +160,9 @@ def _trace(
     free: bool,
 ) -> None:
     """free: the batch axis; and of a head, which has several inputs, all sides too."""
+    # Imported here: a Bento only opens graphs, and holds nothing that makes them.
+    from ctune.export.norms import norms_by_axes
+
     axes = {0: "batch"} if len(inputs) == 1 else {0: "batch", 2: "x", 3: "y", 4: "z"}
     free_axes = {
         name: {axis: f"{word}_{name}" if axis else word for axis, word in axes.items() if axis < tensor.dim()}
@@ -175,6 +178,7 @@ def _trace(
             module.eval(), given, str(path), dynamo=False, opset_version=_OPSET, input_names=inputs,
             output_names=outputs, dynamic_axes=free_axes if free else None,
         )  # fmt: skip
+    norms_by_axes(path)
 
 
 def _describe(path: Path, digest: str) -> None:
