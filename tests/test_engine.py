@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import os
+import weakref
 from pathlib import Path
 
 import nibabel as nib
@@ -143,6 +145,22 @@ def test_memory_follows_a_slab() -> None:
         assert slabs.read(first, first + 10).shape == (2, 10, 8, 8)
         held.append(slabs._sums.shape[1])
     assert max(held) <= 32
+
+
+def test_a_slab_is_gone_when_nobody_reads_it() -> None:
+    """At once, not at the next look for garbage: what follows a prediction needs the memory."""
+    image = np.zeros((8, 8, 64), np.float32)
+    runtime = TorchRuntime(network(), ["liver"], config().inference)
+    slabs = Slabs(runtime, image, layout(image.shape, (8, 8, 16), 0.5), axis=2, backwards=False, batch=1)
+    slabs.read(0, 10)
+    gone, gc_was = weakref.ref(slabs), gc.isenabled()
+    gc.disable()
+    try:
+        del slabs
+        assert gone() is None
+    finally:
+        if gc_was:
+            gc.enable()
 
 
 def test_a_batch_that_does_not_fit_is_halved() -> None:

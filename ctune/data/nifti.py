@@ -17,6 +17,7 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 from nibabel import imageglobals
+from nibabel.arrayproxy import ArrayProxy
 from nibabel.filebasedimages import ImageFileError as NibabelError
 from nibabel.spatialimages import HeaderDataError
 
@@ -272,11 +273,11 @@ def _data(image: Any, path: Path, what: str, dtype: type | None = None) -> npt.N
 
 def _unpacked(image: Any, path: Path, dtype: type | None) -> npt.NDArray[Any]:
     """As ``_data``, of a gzip file that is read to its end: the checksum stands behind the voxels, and nibabel stops before it."""
+    stored = image.dataobj
     with gzip.open(path) as file:
-        again: Any = type(image).from_stream(file)
-        data: npt.NDArray[Any] = (
-            again.get_fdata(dtype=dtype, caching="unchanged") if dtype else np.asarray(again.dataobj)
-        )
+        # A second image would hold its voxels in a circle of references, until the next look for garbage.
+        proxy = ArrayProxy(file, (stored.shape, stored.dtype, stored.offset, stored.slope, stored.inter))
+        data: npt.NDArray[Any] = np.asarray(proxy, dtype)
         while file.read(_BLOCK):
             pass
     return data

@@ -55,7 +55,8 @@ class Slabs:
         # the last that holds anything, those before `_ready` are probabilities, those before `_final` get no more windows.
         self._start = self._ready = self._final = self._stop = 0
         self._offset = (layout.after if backwards else layout.before)[axis]
-        self._layers = self._in_order()
+        # A generator that waits holds this object, which holds it: its memory would stay until the next look for garbage.
+        self._layers = iter(list(self._in_order()))
 
     def read(self, first: int, stop: int) -> Tensor:
         """Planes `first` up to `stop`, counted in reading order: (versions x K, stop - first, A, B) float32, `axis` first.
