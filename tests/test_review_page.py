@@ -136,16 +136,22 @@ def settle(browser: Any) -> None:
 
 
 def coloured(browser: Any, *voxel: int) -> int:
-    """How far from grey the picture is two pixels beside a voxel of the file, 0 to 255: the crosshair lies on it itself."""
+    """How far from grey the picture is beside a voxel of the file, 0 to 255."""
+    pixel = pixel_at(browser, *voxel)
+    return max(pixel) - min(pixel)
+
+
+def pixel_at(browser: Any, *voxel: int) -> list[int]:
+    """Red, green and blue two pixels beside a voxel of the file: the crosshair lies on it itself."""
     code = """
       const done = arguments[arguments.length - 1], v = review.viewer, gl = v.nv.gl, p = new Uint8Array(4);
       v.jump(arguments[0]);
       requestAnimationFrame(() => {
         const [x, y] = v.nv.frac2canvasPos(v.nv.scene.crosshairPos);
         gl.readPixels(x + 2, gl.drawingBufferHeight - y - 3, 1, 1, gl.RGBA, gl.UNSIGNED_BYTE, p);
-        done(Math.max(...p.slice(0, 3)) - Math.min(...p.slice(0, 3)));
+        done([...p.slice(0, 3)]);
       });"""
-    return int(browser.execute_async_script(code, list(voxel)))
+    return list(map(int, browser.execute_async_script(code, list(voxel))))
 
 
 def drawn(browser: Any) -> int:
@@ -169,6 +175,7 @@ def test_open_draw_undo_redo_accept_and_what_stands_on_the_disk(browser: Any, se
     assert coloured(browser, 10, 10, 12) and coloured(browser, 22, 24, 12), (
         "and so do the liver and the aorta"
     )
+    assert all(30 < grey < 80 for grey in pixel_at(browser, 36, 30, 8)), "fat of -80 HU under all of it"
     js(browser, f"void review.viewer.jump({list(SPOT)})")
     assert drawn(browser) == 0
     stroke(browser, 12)
@@ -180,7 +187,8 @@ def test_open_draw_undo_redo_accept_and_what_stands_on_the_disk(browser: Any, se
     wait(lambda: state(browser) == "saved")
     expected = np.array(js(browser, "[...review.viewer.voxels()]"), np.uint8)
     press(browser, "\ue007")
-    wait(lambda: js(browser, "review.page.open.id") == "case_2")
+    wait(lambda: js(browser, "review.page.open.id") == "case_2" and not js(browser, "review.page.opening"))
+    assert all(30 < grey < 80 for grey in pixel_at(browser, 36, 30, 8)), "the next CT is seen as well"
     image = saved_mask(server, "spleen")
     assert np.array_equal(np.asarray(image.dataobj).ravel(order="F"), expected)
     assert np.asarray(image.dataobj)[SPOT] == 1, "painted where the hot spot is in the file's own voxels"

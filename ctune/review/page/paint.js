@@ -38,54 +38,39 @@ export class Painter {
     if (this.range?.[0] !== ct.cal_min || this.range[1] !== ct.cal_max) this.#ct(ct);
     nv.drawScene();
   }
-  // NiiVue's own way of setting up a volume, without its passes over all voxels and the textures for them: both are made here.
+  // NiiVue's own way of setting up a volume, without its passes over all voxels: their textures would be thrown away.
   #unpainted(work) {
-    const { nv } = this, { gl } = nv, { rgbaTex } = nv, none = () => {};
-    const idle = { drawArrays: none, texSubImage3D: none, framebufferTextureLayer: none, texStorage3D: none, checkFramebufferStatus: () => gl.FRAMEBUFFER_COMPLETE };
+    const { nv } = this, { gl } = nv, kept = nv.rgbaTex;
+    const large = [gl.TEXTURE0, gl.TEXTURE2];
+    nv.rgbaTex = (old, unit, dims) => kept.call(nv, old, unit, large.includes(unit) ? dims : [2, 2, 2, 2]);
     nv.overlays = [null]; // One overlay, which is not a volume of NiiVue's.
+    const none = () => {}, idle = { drawArrays: none, texSubImage3D: none, framebufferTextureLayer: none, checkFramebufferStatus: () => gl.FRAMEBUFFER_COMPLETE };
     Object.assign(gl, idle);
     try { work(); } finally { for (const name of Object.keys(idle)) delete gl[name]; }
-    // Small until there is something to paint: a large texture that nobody has written is cleared before it is drawn.
-    nv.overlayTexture = rgbaTex.call(nv, nv.overlayTexture, gl.TEXTURE2, [2, 2, 2, 2], true);
-    this.large = false;
+    nv.overlayTexture = nv.rgbaTex(nv.overlayTexture, gl.TEXTURE2, nv.back.dims);
+    nv.rgbaTex = kept;
   }
 
-  // Grey and its opacity: half the bytes of a colour.
   #ct(ct) {
-    const { nv } = this, { gl } = nv, { scl_slope: slope, scl_inter: inter } = ct.hdr, { img, cal_min: low, cal_max: high } = ct;
-    const colours = nv.colormap("gray"), scale = 255 / (high - low);
-    const greys = Uint16Array.from({ length: 256 }, (_, i) => colours[4 * i] | (colours[4 * i + 3] << 8));
-    const shade = (raw) => greys[Math.max(0, Math.min(255, Math.round((raw * slope + inter - low) * scale)))];
+    const { scl_slope: slope, scl_inter: inter } = ct.hdr, { img, cal_min: low, cal_max: high } = ct;
+    const colours = new Uint32Array(new Uint8ClampedArray(this.nv.colormap("gray")).buffer);
+    const scale = 255 / (high - low), shade = (raw) => colours[Math.max(0, Math.min(255, Math.round((raw * slope + inter - low) * scale)))];
     const by16 = img instanceof Int16Array ? 32768 : img instanceof Uint16Array || img instanceof Uint8Array ? 0 : null;
-    const all = by16 === null ? null : Uint16Array.from({ length: 65536 }, (_, i) => shade(i - by16));
-    if (this.range === null) this.#grey();
-    this.#paint(nv.volumeTexture, gl.TEXTURE0, gl.LUMINANCE_ALPHA, Uint16Array, all ? (i) => all[img[i] + by16] : (i) => shade(img[i]));
+    const all = by16 === null ? null : Uint32Array.from({ length: 65536 }, (_, i) => shade(i - by16));
+    this.#paint(this.nv.volumeTexture, this.nv.gl.TEXTURE0, all ? (i) => all[img[i] + by16] : (i) => shade(img[i]));
     this.range = [low, high];
-  }
-  #grey() {
-    const { nv } = this, { gl } = nv, [nx, ny, nz] = nv.back.dims.slice(1, 4);
-    gl.deleteTexture(nv.volumeTexture);
-    nv.volumeTexture = gl.createTexture();
-    gl.activeTexture(gl.TEXTURE0);
-    gl.bindTexture(gl.TEXTURE_3D, nv.volumeTexture);
-    for (const filter of [gl.TEXTURE_MIN_FILTER, gl.TEXTURE_MAG_FILTER]) gl.texParameteri(gl.TEXTURE_3D, filter, gl.LINEAR);
-    for (const wrap of [gl.TEXTURE_WRAP_R, gl.TEXTURE_WRAP_S, gl.TEXTURE_WRAP_T]) gl.texParameteri(gl.TEXTURE_3D, wrap, gl.CLAMP_TO_EDGE);
-    gl.texImage3D(gl.TEXTURE_3D, 0, gl.LUMINANCE_ALPHA, nx, ny, nz, 0, gl.LUMINANCE_ALPHA, gl.UNSIGNED_BYTE, null);
   }
   // Labels and heat (file order, heat may be null) as colours: `table` has 256 shades of heat for each label.
   overlay(labels, heat, table) {
     const of = heat ? (i) => { const l = labels[i], h = heat[i]; return l || h ? table[256 * l + h] : 0; } : (i) => { const l = labels[i]; return l ? table[256 * l] : 0; };
-    const { nv } = this, { gl } = nv;
-    if (!this.large) nv.overlayTexture = nv.rgbaTex(nv.overlayTexture, gl.TEXTURE2, nv.back.dims);
-    this.large = true;
-    this.#paint(nv.overlayTexture, gl.TEXTURE2, gl.RGBA, Uint32Array, of);
-    nv.drawScene();
+    this.#paint(this.nv.overlayTexture, this.nv.gl.TEXTURE2, of);
+    this.nv.drawScene();
   }
-  // colour(i): the bytes of voxel i of the file as one number. The texture lies in RAS order.
-  #paint(texture, unit, format, Numbers, colour) {
+  // colour(i): RGBA of voxel i of the file. The texture lies in RAS order.
+  #paint(texture, unit, colour) {
     const { gl, volumes } = this.nv, { img2RASstep: step, img2RASstart: start, dimsRAS: dims } = volumes[0];
     const [nx, ny, nz] = dims.slice(1, 4), first = start[0] + start[1] + start[2], dx = step[0];
-    const deep = Math.max(1, Math.min(nz, Math.floor(CHUNK / (nx * ny)))), out = new Numbers(nx * ny * deep), bytes = new Uint8Array(out.buffer);
+    const deep = Math.max(1, Math.min(nz, Math.floor(CHUNK / (nx * ny)))), out = new Uint32Array(nx * ny * deep), bytes = new Uint8Array(out.buffer);
     gl.activeTexture(unit);
     gl.bindTexture(gl.TEXTURE_3D, texture);
     gl.pixelStorei(gl.UNPACK_ALIGNMENT, 1);
@@ -96,7 +81,7 @@ export class Painter {
         let i = first + y * step[1] + z * step[2];
         for (let x = 0; x < nx; x++, i += dx) out[at++] = colour(i);
       }
-      gl.texSubImage3D(gl.TEXTURE_3D, 0, 0, 0, from, nx, ny, to - from, format, gl.UNSIGNED_BYTE, bytes);
+      gl.texSubImage3D(gl.TEXTURE_3D, 0, 0, 0, from, nx, ny, to - from, gl.RGBA, gl.UNSIGNED_BYTE, bytes);
     }
   }
 
