@@ -40,7 +40,7 @@ from ctune.train import train
 from ctune.types import Grid, OnProgress, Progress
 
 PIPELINES = ("ctune", "onnx", "monai")
-TURNS = 2
+TURNS = 4
 """How often each pipeline runs on one thread, for the stages."""
 STAGES = ("read", "resample", "network", "accumulate", "invert", "write")
 TALL = 824
