@@ -199,7 +199,7 @@ async function verdict(kind) {
   const said = { verdict: kind, comment: $("comment").value, round: page.open.round };
   // Refused: what stands in the queue may have changed, and the page says what to do.
   const done = await post(`/cases/${page.open.id}/verdict`, said).catch(async (error) => { await loadQueue(); throw error; });
-  const words = done.revised.map((r) => `${r.class_name} ${r.changed_ml.toFixed(1)} mL in ${r.slices_changed} slices`).join(", ");
+  const words = done.revised.map((r) => `${r.class_name} ${r.changed_ml.toFixed(1)} mL in ${r.slices_changed} slice${r.slices_changed === 1 ? "" : "s"}`).join(", ");
   const dice = done.agreement === null ? "" : ` Experts agree: Dice ${done.agreement.toFixed(2)}.`;
   const id = page.open.id;
   await loadQueue(); await next();
