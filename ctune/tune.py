@@ -10,7 +10,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, CancelledError, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, CancelledError, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -176,8 +176,10 @@ def _side_by_side(
 
     try:
         with ThreadPoolExecutor(max_workers=min(len(classes), threads)) as workers:
-            running = [workers.submit(alone, name) for name in classes]
+            running: list[Future[tuple[float, ...]]] = []
             try:
+                # Within: Ctrl-C may come as soon as the first one runs.
+                running.extend(workers.submit(alone, name) for name in classes)
                 done, _ = wait(running, return_when=FIRST_EXCEPTION)
                 for future in done:
                     future.result()
