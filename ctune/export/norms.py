@@ -30,9 +30,8 @@ def norms_by_axes(path: Path) -> None:
         if len(shape) == 5 or (sides and 0 not in sides):
             nodes += _norm(node, sides, model.graph.initializer, names)
         else:
-            nodes.append(
-                node
-            )  # Another operator, or a size that is not known: Swin UNETR's deepest map, a few hundred voxels.
+            # Another operator, or a size that is not known: Swin UNETR's deepest map, a few hundred voxels.
+            nodes.append(node)
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     onnx.save(model, str(path))
