@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -39,7 +40,7 @@ SCALES = {
 }
 HIPPOCAMPUS = {
     Preset.SMOKE: Scale(cases=16, revised=6, tests=6, epochs=4, old=("anterior",), new=("posterior",)),
-    Preset.CPU: Scale(cases=60, revised=12, tests=40, epochs=12, old=("anterior",), new=("posterior",)),
+    Preset.CPU: Scale(cases=60, revised=12, tests=40, epochs=40, old=("anterior",), new=("posterior",)),
 }
 ARMS: Mapping[str, Mapping[str, Any]] = {
     "pyramid": {"head": "pyramid"},
@@ -50,11 +51,15 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
 """Ways of continual tuning, and what each changes in the settings; the last is the paper's: the base runs in every step."""
 MARGIN = 0.01
 """Mean Dice of the new classes by which continual tuning may be below the rival."""
+RATIOS = {Preset.CPU: 50.0, Preset.GPU: 300.0}
+"""Full training's time over continual tuning's that is promised on phantoms. Nothing is on the hippocampus, which is reported
+as it is: images of 35 x 50 x 35 voxels are read and cached in as long as a few epochs train on them."""
 
 
 def run(preset: str, seeds: Sequence[int], work: Path, on_progress: OnProgress) -> Measured:
     """See ``ctune.bench.catalogue.Bench``."""
-    return _run(preset, SCALES[Preset(preset)], seeds, work, on_progress, config_of)
+    found = _run(preset, SCALES[Preset(preset)], seeds, work, on_progress, config_of)
+    return replace(found, gates=[*found.gates, *ratio_gates(found.measures, preset)])
 
 
 def run_hippocampus(preset: str, seeds: Sequence[int], work: Path, on_progress: OnProgress) -> Measured:
@@ -244,20 +249,17 @@ def time_to(seed: Mapping[str, Any], new: Sequence[str], unit: str) -> dict[str,
 
 
 def gates(measures: Mapping[str, Any], preset: str) -> list[Gate]:
-    """What is promised: bits at every size; time and Dice where full training is long enough to converge."""
+    """What is promised on every cohort: bits at every size; Dice where full training is long enough to converge."""
     found = [Gate(
         figure="unrevised_max_abs_logit_change", value=measures["unrevised_max_abs_logit_change"], bound=0.0,
         reference="bit for bit",
     )]  # fmt: skip
     if preset == Preset.SMOKE:
         return found
-    asked = 50.0 if preset == Preset.CPU else 300.0
     dice, by_class = measures["dice_new_classes"], measures["dice_by_class"]
     worst = min(by_class["continual"][name] - by_class["rival"][name] for name in by_class["rival"])
     return [
         *found,
-        Gate(figure="time_ratio_full_over_continual", value=measures["time_ratio_full_over_continual"],
-             bound=asked, at_most=False, reference="agreed for this preset"),
         Gate(figure="continual Dice less rival", value=dice["continual"] - dice["rival"], bound=-MARGIN,
              at_most=False, reference="non-inferior to full training on the same annotations"),
         Gate(figure="worst new class less rival", value=worst, bound=-0.03, at_most=False,
@@ -265,3 +267,21 @@ def gates(measures: Mapping[str, Any], preset: str) -> list[Gate]:
         Gate(figure="ceiling Dice less continual", value=dice["ceiling"] - dice["continual"], bound=0.06,
              reference="close to full training with everything annotated"),
     ]  # fmt: skip
+
+
+def ratio_gates(measures: Mapping[str, Any], preset: str) -> list[Gate]:
+    """What is promised of time, where full training is long enough to converge."""
+    name, bound = "time_ratio_full_over_continual", RATIOS.get(Preset(preset))
+    return (
+        []
+        if bound is None
+        else [
+            Gate(
+                figure=name,
+                value=measures[name],
+                bound=bound,
+                at_most=False,
+                reference="agreed for this preset",
+            )
+        ]
+    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -20,6 +21,7 @@ from ctune.data.preprocess import Frame, to_network
 from ctune.errors import DataError
 from ctune.inference.behind import Behind, ahead
 from ctune.inference.blocks import Block, Inverse, blocks
+from ctune.inference.claims import Claims
 from ctune.inference.clock import Clock
 from ctune.inference.output import CaseFiles, Outline, Wanted
 from ctune.inference.runtime import Runtime, versions_of
@@ -108,21 +110,58 @@ def predict_jobs(
 ) -> list[tuple[str, str]]:
     """Predict every job to its folder; returns (id, reason) of those that could not be read.
 
-    A job whose folder holds its finished prediction is not done again.
+    A job whose folder holds its finished prediction is not done again. One that another run is at comes last, and is
+    only done here if that run leaves it unfinished.
     """
     clock, refused = clock or Clock(), list[tuple[str, str]]()
-    about = _about(runtime, config, model, wanted, flips)
-    todo = [job for job in jobs if not is_finished(job.folder, about)]
-    done = len(jobs) - len(todo)
+    about, claims = _about(runtime, config, model, wanted, flips), Claims()
+    done = 0
+
+    def over(job: Job) -> None:
+        nonlocal done
+        done += 1
+        on_progress(Progress("predict", done, len(jobs), job.case_id))
+
+    def do(job: Job, ready: Callable[[], Ready]) -> None:
+        try:
+            _predict(runtime, ready(), config, job, wanted, flips, about, behind, clock)
+            behind(claims.give_back, job.folder)
+        except DataError as error:
+            refused.append((job.case_id, str(error)))
+            claims.give_back(job.folder)
+        over(job)
+
     with Behind() as behind:
-        for job, ready in ahead(lambda job: make_ready(job.load, config, clock), todo):
-            try:
-                _predict(runtime, ready.result(), config, job, wanted, flips, about, behind, clock)
-            except DataError as error:
-                refused.append((job.case_id, str(error)))
-            done += 1
-            on_progress(Progress("predict", done, len(jobs), job.case_id))
+        behind.at_end(claims.give_all_back)
+        taken = list[Job]()
+        mine = _mine(jobs, about, claims, over, taken)
+        for job, ready in ahead(lambda job: make_ready(job.load, config, clock), mine):
+            do(job, ready.result)
+        # One at a time: who waits for a case while holding another could wait for ever.
+        for job in taken:
+            claims.take(job.folder, wait=True)
+            if is_finished(job.folder, about):
+                claims.give_back(job.folder)
+                over(job)
+            else:
+                do(job, partial(make_ready, job.load, config, clock))
     return refused
+
+
+def _mine(
+    jobs: Sequence[Job], about: dict[str, Any], claims: Claims, over: Callable[[Job], None], taken: list[Job]
+) -> Iterator[Job]:
+    """The jobs to do, each claimed when it is asked for; finished ones are `over`, other runs' come into `taken`."""
+    for job in jobs:
+        if is_finished(job.folder, about):
+            over(job)
+        elif not claims.take(job.folder):
+            taken.append(job)
+        elif is_finished(job.folder, about):  # by another run, between the two lines above
+            claims.give_back(job.folder)
+            over(job)
+        else:
+            yield job
 
 
 def _predict(
