@@ -16,6 +16,7 @@ from small_network import config, network, project
 
 from ctune.compositions import register_model
 from ctune.errors import DataError
+from ctune.inference import claims
 from ctune.inference.claims import Claim
 from ctune.inference.engine import Job, predict_jobs
 from ctune.inference.runtime import TorchRuntime
@@ -79,6 +80,19 @@ def test_a_case_that_cannot_be_read_is_free_again(made: Project, tmp_path: Path)
     jobs = [Job("bad", bad, tmp_path / "bad"), *jobs_of(made, tmp_path)]  # type: ignore[arg-type]
     assert predict(jobs, []) == [("bad", "no CT")]
     assert sorted(path.name for path in tmp_path.iterdir()) == [job.case_id for job in jobs[1:]]
+
+
+def test_a_run_that_never_ends_is_told_and_the_rest_is_done(
+    made: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "_PATIENCE_S", 0.3)
+    jobs = jobs_of(made, tmp_path)
+    held = Claim(jobs[0].folder)
+    assert held.take(wait=False)
+    ((case_id, why),) = predict(jobs, [])
+    assert case_id == jobs[0].case_id and "another run has held" in why and "remove the file" in why
+    held.give_back()
+    assert predict(jobs, []) == []
 
 
 def test_what_breaks_gives_every_case_back(made: Project, tmp_path: Path) -> None:

@@ -11,7 +11,11 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from ctune.errors import DataError
+
 _POLL_S = 0.2
+_PATIENCE_S = 1800.0
+"""Of waiting for another run's case: a machine that lost its power may leave a lock on a shared file system."""
 
 
 class Claim:
@@ -25,11 +29,16 @@ class Claim:
         self._lock = FileLock(self._path, thread_local=False)
 
     def take(self, *, wait: bool) -> bool:
-        """Take it; without `wait` returns False where another run has it."""
+        """Take it; without `wait` returns False where another run has it. Raises DataError where that one never ends."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._lock.acquire(blocking=wait, poll_interval=_POLL_S)
+            self._lock.acquire(timeout=_PATIENCE_S if wait else 0, poll_interval=_POLL_S)
         except Timeout:
+            if wait:
+                raise DataError(
+                    f"expected nobody at this case any more, another run has held {self._path} for {_PATIENCE_S / 60:.0f} minutes; "
+                    "end that run, or remove the file if there is none, and predict again"
+                ) from None
             return False
         return True
 

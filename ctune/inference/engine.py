@@ -137,14 +137,8 @@ def predict_jobs(
         mine = _mine(jobs, about, claims, over, taken)
         for job, ready in ahead(lambda job: make_ready(job.load, config, clock), mine):
             do(job, ready.result)
-        # One at a time: who waits for a case while holding another could wait for ever.
-        for job in taken:
-            claims.take(job.folder, wait=True)
-            if is_finished(job.folder, about):
-                claims.give_back(job.folder)
-                over(job)
-            else:
-                do(job, partial(make_ready, job.load, config, clock))
+        for job in _left(taken, about, claims, over, refused):
+            do(job, partial(make_ready, job.load, config, clock))
     return refused
 
 
@@ -158,6 +152,31 @@ def _mine(
         elif not claims.take(job.folder):
             taken.append(job)
         elif is_finished(job.folder, about):  # by another run, between the two lines above
+            claims.give_back(job.folder)
+            over(job)
+        else:
+            yield job
+
+
+def _left(
+    jobs: Sequence[Job],
+    about: dict[str, Any],
+    claims: Claims,
+    over: Callable[[Job], None],
+    refused: list[tuple[str, str]],
+) -> Iterator[Job]:
+    """Of jobs that other runs are at, those that they leave unfinished, each claimed.
+
+    One at a time: who waits for a case while holding another could wait for ever.
+    """
+    for job in jobs:
+        try:
+            claims.take(job.folder, wait=True)
+        except DataError as error:
+            refused.append((job.case_id, str(error)))
+            over(job)
+            continue
+        if is_finished(job.folder, about):
             claims.give_back(job.folder)
             over(job)
         else:
