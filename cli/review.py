@@ -35,6 +35,10 @@ def review(
     add_expert: Annotated[
         str, typer.Option("--add-expert", help="Make a token for this expert, print it once, and end.")
     ] = "",
+    remove_expert: Annotated[
+        str, typer.Option("--remove-expert", help="End this expert's token and sessions, at once, and end.")
+    ] = "",
+    experts: Annotated[bool, typer.Option("--experts", help="List who has a token, and end.")] = False,
     role: Annotated[str, typer.Option("--role", help="Of the new expert: view, revise or tune.")] = "revise",
     verify: Annotated[
         bool, typer.Option("--verify", help="Check the audit log, and end; exit code 4 when it was changed.")
@@ -46,7 +50,7 @@ def review(
     if ctx.invoked_subcommand is not None:
         return
     from ctune.project import find_project
-    from ctune.review.tokens import add_token
+    from ctune.review.tokens import add_token, remove_token
 
     found = find_project(project)
     where = tokens or found.root / "review" / "tokens.json"
@@ -59,10 +63,33 @@ def review(
             "link": f"http://{host}:{port}/#token={token}",
         }
         emit(said, as_json, lambda console: console.print(said["link"], markup=False, soft_wrap=True))
+    elif remove_expert:
+        remove_token(where, remove_expert)
+        emit(
+            {"removed": remove_expert},
+            as_json,
+            lambda console: console.print(f"{remove_expert} has no token any more", markup=False),
+        )
+    elif experts:
+        _experts(where, as_json)
     elif verify:
         _verify(found.root, as_json)
     else:
         _serve(found.root, where, host, port, expert, as_json)
+
+
+def _experts(where: Path, as_json: bool) -> None:
+    from ctune.review.tokens import experts
+
+    known = [{"expert": one.name, "role": one.role} for one in experts(where)]
+
+    def human(console: Console) -> None:
+        for row in known:
+            console.print(f"{row['expert']}: {row['role']}", markup=False)
+        if not known:
+            console.print("nobody has a token; make one with `ctune review --add-expert NAME`", markup=False)
+
+    emit({"experts": known}, as_json, human)
 
 
 def audit_problems(project: Path | None, registry: Path | None) -> tuple[str, ...]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import sqlite3
+import subprocess
 from pathlib import Path
 
 import nibabel as nib
@@ -12,12 +14,13 @@ import pytest
 from small_review import AFFINE, SHAPE, box, review_project
 from starlette.testclient import TestClient
 
+from ctune.errors import ConfigError
 from ctune.project import Project
 from ctune.review.audit import AuditLog
 from ctune.review.desk import ReviewDesk
 from ctune.review.server import build_app
 from ctune.review.state import LEASE_SECONDS, LeasedError, ReviewState
-from ctune.review.tokens import Expert, add_token, check_token
+from ctune.review.tokens import Expert, add_token, check_token, experts, remove_token
 from ctune.types import Source
 
 
@@ -171,6 +174,92 @@ def test_tokens_are_kept_as_hashes(tmp_path: Path) -> None:
     assert check_token(path, token) == Expert("dr. a", "revise") and check_token(path, "x") is None
     add_token(path, "dr. a", "view")
     assert check_token(path, token) is None, "a new token ends the old one"
+
+
+def test_a_token_that_ends_takes_its_sessions_along(made: Project, tmp_path: Path) -> None:
+    path = tmp_path / "tokens.json"
+
+    def signed_in(role: str) -> TestClient:
+        token = add_token(path, "dr. b", role)
+        browser = TestClient(build_app(made, tokens=path))
+        session = browser.post("/api/session", json={"token": token}).json()["session"]
+        browser.headers["authorization"] = f"Bearer {session}"
+        return browser
+
+    first = signed_in("revise")
+    assert draw(first, "spleen", box("spleen")).status_code == 200
+    second = signed_in("view")
+    assert first.get("/api/queue").status_code == 401, "a new token ends the old one's sessions"
+    assert draw(second, "spleen", box("spleen")).status_code == 403
+    assert [(one.name, one.role) for one in experts(path)] == [("dr. b", "view")]
+    remove_token(path, "dr. b")
+    answer = second.get("/api/queue")
+    assert answer.status_code == 401 and "one that is over" in answer.json()["error"]
+    with pytest.raises(ConfigError, match=r"expected an expert with a token, got 'dr. b'; those are: nobody"):
+        remove_token(path, "dr. b")
+    assert client(made).get("/api/queue").status_code == 200, "the one-time link has no token to end"
+
+
+def test_a_state_of_an_earlier_version_is_brought_up(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "review.db") as db:
+        db.execute("create table session (sha256 text primary key, expert text, role text, until real)")
+        db.execute("insert into session values ('x', 'dr. a', 'tune', 9e9)")
+    state = ReviewState(tmp_path)
+    secret = state.new_session(Expert("dr. a", "view"), "hash")
+    assert state.session(secret) == (Expert("dr. a", "view"), "hash") and state.session("x") is None
+
+
+@pytest.mark.parametrize("torn", ['{"n": 4, "at"', "\x00" * 100])
+def test_a_line_that_was_cut_is_taken_away_and_the_log_goes_on(tmp_path: Path, torn: str) -> None:
+    log = AuditLog(tmp_path / "audit.jsonl")
+    for number in range(3):
+        log.append("dr. a", "saw", f"case_{number}")
+    with log.path.open("a") as file:
+        file.write(torn)
+    log.append("dr. a", "saw", "case_3")
+    assert log.verify() == [] and [line["case"] for line in log.lines()] == [f"case_{i}" for i in range(4)]
+
+
+def test_a_long_comment_is_refused_and_not_cut(made: Project) -> None:
+    browser = client(made)
+    for comment in ("x" * 2001, ["x"]):
+        said = {"verdict": "cannot_judge", "comment": comment}
+        answer = browser.post("/api/cases/case_2/verdict", json=said)
+        assert answer.status_code == 422 and "a comment of at most 2000 letters" in answer.json()["error"]
+    assert ReviewDesk(made).state.verdicts(1) == []
+
+
+def test_a_full_disk_is_told_and_the_same_again_is_kept(tmp_path: Path) -> None:
+    made = review_project(tmp_path / "project")
+    folder = made.root / "review"
+    folder.mkdir(exist_ok=True)
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("a small disk can only be mounted by root, outside a closed container")
+    try:
+        browser = TestClient(client(made).app, raise_server_exceptions=False)
+        browser.headers["authorization"] = "Bearer " + ReviewState(folder).new_session(
+            Expert("dr. a", "tune")
+        )
+        assert draw(browser, "spleen", box("spleen")).status_code == 200
+        filler = folder / "filler"
+        with pytest.raises(OSError), filler.open("wb", buffering=0) as file:
+            for size in (4096, 1):
+                while True:
+                    file.write(b"x" * size)
+        answers = [draw(browser, "spleen", box("spleen")) for _ in range(3)]
+        answers.append(browser.post("/api/cases/case_1/verdict", json={"verdict": "edited"}))
+        for answer in answers:
+            # SQLite calls the same "disk I/O error" when it is its log that does not fit.
+            why = {507: "its disk is full", 500: "its database: disk I/O error"}[answer.status_code]
+            assert why in answer.json()["error"] and str(tmp_path) not in answer.text
+        filler.unlink()
+        assert draw(browser, "spleen", box("spleen")).status_code == 200
+        assert browser.post("/api/cases/case_1/verdict", json={"verdict": "edited"}).status_code == 200
+        assert AuditLog(folder / "audit.jsonl").verify() == []
+        assert not list(folder.rglob("*.tmp-*"))
+    finally:
+        subprocess.run(["umount", folder], check=True)
 
 
 @pytest.mark.parametrize("change", ["edit", "drop", "cut"])

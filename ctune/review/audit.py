@@ -11,8 +11,11 @@ from typing import Any
 from filelock import FileLock
 
 from ctune.data.annotations import now
+from ctune.data.files import write_atomically
 
 _START = "0" * 64
+_LONGEST_LINE = 65536
+"""Bytes; a line is far shorter, so that the last one is in so many."""
 
 
 class AuditLog:
@@ -26,6 +29,7 @@ class AuditLog:
     def append(self, who: str, what: str, case_id: str = "", **details: Any) -> None:
         """Add one line and bring it to the disk. The count and hash of the end stand in a second file."""
         with FileLock(str(self.path) + ".lock"):
+            self._mend()
             number, before = self._end()
             line = {
                 "n": number + 1, "at": now(), "who": who, "what": what, "case": case_id, "details": details,
@@ -36,7 +40,8 @@ class AuditLog:
                 file.write(json.dumps(line, sort_keys=True) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
-            self.head.write_text(f"{number + 1} {line['sha256']}\n", encoding="utf-8")
+            with write_atomically(self.head) as temporary:
+                temporary.write_text(f"{number + 1} {line['sha256']}\n", encoding="utf-8")
 
     def lines(self) -> list[dict[str, Any]]:
         """Everything that was logged, oldest first."""
@@ -66,6 +71,17 @@ class AuditLog:
             )
         return problems
 
+    def _mend(self) -> None:
+        """Take away the beginning of a line that a full disk or a crash cut: nobody was told that it was written."""
+        if not self.path.exists():
+            return
+        with self.path.open("rb+") as file:
+            start = max(0, file.seek(0, os.SEEK_END) - _LONGEST_LINE)
+            file.seek(start)
+            tail = file.read()
+            if tail and not tail.endswith(b"\n"):
+                file.truncate(start + tail.rfind(b"\n") + 1)
+
     def _known_end(self) -> int:
         return int(self.head.read_text(encoding="utf-8").split()[0]) if self.head.exists() else 0
 
@@ -73,8 +89,7 @@ class AuditLog:
         if not self.path.exists():
             return 0, _START
         with self.path.open("rb") as file:
-            # A line is far shorter than this, so the last one is read whole.
-            file.seek(max(0, self.path.stat().st_size - 65536))
+            file.seek(max(0, self.path.stat().st_size - _LONGEST_LINE))
             last = file.read().splitlines()
         if not last:
             return 0, _START

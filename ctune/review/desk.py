@@ -21,6 +21,7 @@ from ctune.review.audit import AuditLog
 from ctune.review.earlier import earlier, left
 from ctune.review.spots import Spot, find_spots
 from ctune.review.state import ReviewState
+from ctune.review.tokens import Expert, holder
 from ctune.revise import RevisedClass
 from ctune.round import folder_of, hand_in, rounds
 from ctune.round.predicted import PredictedMasks
@@ -32,15 +33,25 @@ AGREES = 0.9
 
 
 class ReviewDesk:
-    """The newest round of a project, as an expert sees it."""
+    """The newest round of a project, as an expert sees it. tokens: the file of the experts' tokens."""
 
-    def __init__(self, project: Project) -> None:
-        self.project = project
+    def __init__(self, project: Project, tokens: Path | None = None) -> None:
+        self.project, self.tokens = project, tokens
         self.root = project.root / "review"
         self.state = ReviewState(self.root)
         self.audit = AuditLog(self.root / "audit.jsonl")
         self._last: tuple[Path, Mapping[str, Mask]] | None = None
         """The predictions that were read last: opening a case asks for them class by class."""
+
+    def signed_in(self, secret: str) -> Expert | None:
+        """Whose session it is, with the role that the expert has now; None once its token has ended."""
+        found = self.state.session(secret)
+        if found is None:
+            return None
+        expert, token = found
+        if not token:
+            return expert
+        return holder(self.tokens, token) if self.tokens else None
 
     @property
     def round_number(self) -> int:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
+import os
 import zlib
 from typing import Any
 
@@ -14,6 +17,7 @@ from ctune.errors import UsageError
 from ctune.review.desk import ReviewDesk
 from ctune.review.tokens import Expert
 
+_LOG = logging.getLogger(__name__)
 SMALL_BODY = 64 * 1024
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; font-src 'self' data:; "
@@ -54,7 +58,7 @@ class Guards:
 def who(desk: ReviewDesk, request: Request, role: str) -> Expert:
     """Whose session the request carries in its Authorization header. Raises Refused: 401 for none, 403 for another role."""
     scheme, _, secret = request.headers.get("authorization", "").partition(" ")
-    expert = desk.state.session(secret) if scheme.lower() == "bearer" and secret else None
+    expert = desk.signed_in(secret) if scheme.lower() == "bearer" and secret else None
     if expert is None:
         raise Refused(
             401, "expected a session of this project, got none or one that is over; open the link again"
@@ -103,6 +107,16 @@ def id_of(request: Request) -> str:
 async def refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, Refused)
     return JSONResponse({"error": str(error)}, error.status)
+
+
+async def not_written(request: Request, error: Exception) -> Response:
+    """The server's files or its database fail: said without a path, so that the page keeps its work and tries again."""
+    _LOG.error("%s %s: %s", request.method, request.url.path, error)
+    number = error.errno if isinstance(error, OSError) else None
+    full = number in (errno.ENOSPC, errno.EDQUOT) or "disk is full" in str(error)
+    why = "its disk is full" if full else os.strerror(number) if number else f"its database: {error}"
+    what = f"expected the server to read and write its files, {why}; tell whoever runs it"
+    return JSONResponse({"error": what}, 507 if full else 500)
 
 
 async def failed(request: Request, error: Exception) -> Response:

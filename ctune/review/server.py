@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import hmac
+import sqlite3
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -36,6 +37,7 @@ from ctune.review.http import (
     failed,
     id_of,
     json_of,
+    not_written,
     refused,
     unzipped,
     who,
@@ -58,7 +60,7 @@ class Page:
     def __init__(
         self, project: Project, tokens: Path | None, link_token: str | None, owner: Expert | None
     ) -> None:
-        self.desk = ReviewDesk(project)
+        self.desk = ReviewDesk(project, tokens)
         self.tuner = Tuner(project)
         self.tokens, self.link_token, self.owner = tokens, link_token, owner
 
@@ -70,6 +72,7 @@ class Page:
     def sign_in(self, token: str) -> tuple[Expert, str]:
         """Whose token it is, and the secret of a new session. Raises Refused (401) for an unknown or used token."""
         expert = check_token(self.tokens, token) if self.tokens else None
+        of_token = hashed(token) if expert else ""
         if expert is None and self.link_token and hmac.compare_digest(hashed(token), hashed(self.link_token)):
             expert, self.link_token = self.owner, None
         if expert is None:
@@ -77,7 +80,7 @@ class Page:
                 401, "expected a token of this project, got an unknown or used one; ask for a new one"
             )
         self.desk.audit.append(expert.name, "signed in")
-        return expert, self.desk.state.new_session(expert)
+        return expert, self.desk.state.new_session(expert, of_token)
 
     async def queue(self, request: Request) -> Response:
         expert = who(self.desk, request, "view")
@@ -186,7 +189,9 @@ class Page:
         said = await json_of(request)
         if (number := _round(said.get("round"))) is not None:
             check_seen(self.desk, case_id, number)
-        verdict, comment = said.get("verdict"), str(said.get("comment", ""))[:_LONGEST_COMMENT]
+        verdict, comment = said.get("verdict"), said.get("comment", "")
+        if not isinstance(comment, str) or len(comment) > _LONGEST_COMMENT:
+            raise Refused(422, f"expected a comment of at most {_LONGEST_COMMENT} letters; shorten it")
         if verdict == "cannot_judge":
             await run_in_threadpool(self.desk.cannot_judge, case_id, expert.name, comment)
             return JSONResponse({"revised": [], "agreement": None})
@@ -256,7 +261,7 @@ def build_app(
     ]
     middleware = [Middleware(Guards), Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))]
     handlers: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = {
-        Refused: refused, CtuneError: failed
+        Refused: refused, CtuneError: failed, OSError: not_written, sqlite3.Error: not_written
     }  # fmt: skip
     return Starlette(routes=routes, middleware=middleware, exception_handlers=handlers)
 

@@ -21,7 +21,8 @@ SESSION_SECONDS = 12 * 3600.0
 _DRAFTS_KEPT = 20
 _TABLES = """
 create table if not exists lease (case_id text primary key, expert text not null, until real not null);
-create table if not exists session (sha256 text primary key, expert text not null, role text not null, until real not null);
+create table if not exists session (sha256 text primary key, expert text not null, role text not null, until real not null,
+                                    token text not null default '');
 create table if not exists ticket (sha256 text primary key, case_id text not null, until real not null);
 create table if not exists seconds (case_id text, expert text, round integer, active real not null,
                                     primary key (case_id, expert, round));
@@ -61,6 +62,10 @@ class ReviewState:
         root.mkdir(parents=True, exist_ok=True)
         with self._open() as db:
             db.executescript(_TABLES)
+            if "token" not in {row[1] for row in db.execute("pragma table_info(session)")}:
+                # Of an earlier version, whose sessions did not say which token began them: they end.
+                db.execute("delete from session")
+                db.execute("alter table session add column token text not null default ''")
 
     # Leases ---------------------------------------------------------------------------------------------------------
 
@@ -92,22 +97,26 @@ class ReviewState:
 
     # Sessions -------------------------------------------------------------------------------------------------------
 
-    def new_session(self, expert: Expert) -> str:
-        """A secret that stands for the expert until SESSION_SECONDS are over, also after a restart."""
+    def new_session(self, expert: Expert, token: str = "") -> str:
+        """A secret that stands for the expert until SESSION_SECONDS are over, also after a restart.
+
+        token: the hash of the token that began it, "" for the one-time link.
+        """
         secret = secrets.token_urlsafe(32)
         with self._open() as db:
             db.execute("delete from session where until < ?", (self.clock(),))
-            row = (hashed(secret), expert.name, expert.role, self.clock() + SESSION_SECONDS)
-            db.execute("insert into session values (?, ?, ?, ?)", row)
+            row = (hashed(secret), expert.name, expert.role, self.clock() + SESSION_SECONDS, token)
+            db.execute("insert into session values (?, ?, ?, ?, ?)", row)
         return secret
 
-    def session(self, secret: str) -> Expert | None:
+    def session(self, secret: str) -> tuple[Expert, str] | None:
+        """Whose session it is and the hash of its token, None for no session or one that is over."""
         with self._open() as db:
             row = db.execute(
-                "select expert, role from session where sha256 = ? and until > ?",
+                "select expert, role, token from session where sha256 = ? and until > ?",
                 (hashed(secret), self.clock()),
             ).fetchone()
-        return Expert(*row) if row else None
+        return (Expert(row[0], row[1]), str(row[2])) if row else None
 
     # Tickets --------------------------------------------------------------------------------------------------------
 

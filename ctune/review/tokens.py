@@ -53,6 +53,26 @@ def check_token(path: Path, token: str) -> Expert | None:
     return found
 
 
+def experts(path: Path) -> list[Expert]:
+    """Who has a token, by name."""
+    return sorted((Expert(row["expert"], row["role"]) for row in _rows(path)), key=lambda one: one.name)
+
+
+def holder(path: Path, sha256: str) -> Expert | None:
+    """Whose token has this hash now; None when it has ended."""
+    return next((Expert(row["expert"], row["role"]) for row in _rows(path) if row["sha256"] == sha256), None)
+
+
+def remove_token(path: Path, name: str) -> None:
+    """End an expert's token, and with it every session that it began. Raises ConfigError for a name that has none."""
+    known = _rows(path)
+    left = [row for row in known if row["expert"] != name]
+    if len(left) == len(known):
+        names = ", ".join(one.name for one in experts(path)) or "nobody"
+        raise ConfigError(f"expected an expert with a token, got {name!r}; those are: {names}")
+    _write(path, left)
+
+
 def _rows(path: Path) -> list[dict[str, str]]:
     if not path.exists():
         return []
