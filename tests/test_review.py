@@ -209,7 +209,7 @@ def test_a_state_of_an_earlier_version_is_brought_up(tmp_path: Path) -> None:
     assert state.session(secret) == (Expert("dr. a", "view"), "hash") and state.session("x") is None
 
 
-@pytest.mark.parametrize("torn", ['{"n": 4, "at"', "\x00" * 100])
+@pytest.mark.parametrize("torn", ['{"n": 4, "at"', "\x00" * 100], ids=["half", "zeros"])
 def test_a_line_that_was_cut_is_taken_away_and_the_log_goes_on(tmp_path: Path, torn: str) -> None:
     log = AuditLog(tmp_path / "audit.jsonl")
     for number in range(3):
