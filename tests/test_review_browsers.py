@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +15,7 @@ from test_review_page import (
     press,
     pytestmark,
     server,
+    shot,
     state,
     stroke,
     wait,
@@ -37,11 +36,6 @@ def second(browser: Any) -> Iterator[str]:
     browser.switch_to.window(tab)
     browser.close()
     browser.switch_to.window(first)
-
-
-def shot(browser: Any, name: str) -> None:
-    if folder := os.environ.get("REVIEW_SHOTS"):
-        browser.save_screenshot(str(Path(folder) / f"{name}.png"))
 
 
 def test_two_experts_on_one_case_see_each_other_and_both_are_kept(

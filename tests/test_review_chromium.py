@@ -24,6 +24,7 @@ from test_review_page import (
     pytestmark,
     server,
     settle,
+    shot,
     state,
     stroke,
     wait,
@@ -259,10 +260,13 @@ def test_tune_now_from_the_click_to_the_new_queue_through_a_kill_of_everything(
     browser.get(learning.start())
     wait(lambda: js(browser, "window.review?.page.items.length"))
     assert js(browser, "!tune.hidden && !tune.disabled")
+    clickable = "[...document.querySelectorAll('[data-do]')].filter((b) => !b.disabled).map((b) => b.dataset.do)"
+    assert set(js(browser, clickable)) == {"help", "tune"}, "no case is open"
     note = learning.root / "review" / "tuning.json"
     browser.find_element("id", "tune").click()
     wait(lambda: text(browser, "tuning-words").startswith("Round 1, "))
     wait(lambda: read_json(note)["pid"])
+    shot(browser, "review-tuning")
     learning.kill()
     os.kill(read_json(note)["pid"], signal.SIGKILL)
     seen = set()
@@ -278,6 +282,9 @@ def test_tune_now_from_the_click_to_the_new_queue_through_a_kill_of_everything(
     assert text(browser, "round").startswith("Round 2: 0 of ")
     press(browser, "j")
     wait(lambda: js(browser, "review.page.editing") == "stomach")
+    settle(browser)
+    shot(browser, "review-tuned")
     case_id = js(browser, "review.page.open.id")
+    assert {"grow", "edited", "as_is", "cannot_judge", "spot"} <= set(js(browser, clickable))
     assert (learning.root / "rounds" / "002" / "predictions" / case_id / "stomach.nii.gz").exists()
     assert time.time() - note.stat().st_mtime < 60

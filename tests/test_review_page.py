@@ -65,6 +65,12 @@ class Server:
             self.process.wait()
 
 
+def shot(browser: Any, name: str) -> None:
+    """Keep what is on the screen, for the documents, where REVIEW_SHOTS names a folder."""
+    if folder := os.environ.get("REVIEW_SHOTS"):
+        browser.save_screenshot(str(Path(folder) / f"{name}.png"))
+
+
 def wait(true: Callable[[], Any], patience: float = 60.0) -> Any:
     """Ask until it is so."""
     end, last = time.monotonic() + patience, None

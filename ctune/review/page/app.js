@@ -31,7 +31,7 @@ function saved(state, text) { $("saved").dataset.state = state; $("saved").textC
 // Queue ---------------------------------------------------------------------------------------------------------------
 async function loadQueue() {
   const found = await json("/queue");
-  page.items = found.items; page.role = found.role; page.me = found.expert;
+  page.items = found.items; page.role = found.role; page.me = found.expert; offer();
   $("who").textContent = `${found.expert} · ${found.role}`;
   $("round").textContent = `Round ${found.round}: ${found.done} of ${found.total} cases judged`;
   $("progress").max = found.total || 1; $("progress").value = found.done;
@@ -95,7 +95,13 @@ async function show(id) {
   saved("idle", Object.keys(about.drafts).length ? "your draft goes on" : "nothing to save");
   await edit(about.to_revise[0] ?? about.classes[0].name);
   if (about.spots.length) spot();
-  drawQueue(); clock();
+  drawQueue(); clock(); offer();
+}
+// Only what can be done now can be clicked; the keys say why not.
+function offer() {
+  document.querySelectorAll("[data-do]").forEach((b) => {
+    b.disabled = draws.includes(b.dataset.do) ? !page.open || page.role === "view" : ["spot", "layout"].includes(b.dataset.do) && !page.open;
+  });
 }
 // A draft from before the model predicted the case anew is neither laid over the new prediction nor forgotten: it is offered.
 function showEarlier() {
@@ -303,7 +309,7 @@ function wire() {
   for (const kind of ["pointermove", "pointerdown", "wheel"]) addEventListener(kind, () => { page.touched = performance.now(); }, { passive: true });
   viewer.nv.onLocationChange = (at) => { $("place").textContent = `${Array.from(at.mm).slice(0, 3).map((v) => v.toFixed(1)).join(", ")} mm · ${Math.round(at.values[0].value)} HU · ${viewer.classHere(page.editing)}`; };
   addEventListener("beforeunload", (event) => { if (page.dirty) event.preventDefault(); });
-  choose("look");
+  choose("look"); offer();
 }
 guarded(async () => {
   theme(localStorage.getItem("ctune-theme") ?? (matchMedia("(prefers-color-scheme: light)").matches ? "light" : "dark"));

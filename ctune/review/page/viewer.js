@@ -15,7 +15,7 @@ export class Viewer {
   constructor(canvas) {
     this.canvas = canvas;
     this.nv = new Niivue({ isColorbar: false, show3Dcrosshair: true, crosshairWidth: 0.15, multiplanarShowRender: 1, multiplanarLayout: 2,
-      isOrientCube: false, backColor: [0, 0, 0, 1], crosshairColor: [1, 1, 1, 0.45], textHeight: 0.035, dragAndDropEnabled: false, logLevel: "error" });
+      isOrientCube: false, backColor: [0, 0, 0, 1], crosshairColor: [1, 1, 1, 0.45], textHeight: 0.035, dragAndDropEnabled: false, loadingText: "", logLevel: "error" });
     this.layout = 0; this.strength = 0.55; this.warmth = 0.35;
   }
   async start() {
