@@ -14,6 +14,7 @@ import pytest
 from small_review import AFFINE, SHAPE, box, review_project
 from starlette.testclient import TestClient
 
+from ctune.data.nifti import write_volume
 from ctune.errors import ConfigError
 from ctune.project import Project
 from ctune.review.audit import AuditLog
@@ -54,8 +55,33 @@ def test_a_case_names_its_classes_and_hot_spots_largest_first(made: Project) -> 
     browser = client(made)
     case, spots = (browser.get(f"/api/cases/case_1{more}").json() for more in ("", "/spots"))
     assert [c["name"] for c in case["classes"]] == ["spleen", "liver", "aorta"]
-    assert [round(s["ml"] / 0.00675) for s in spots] == [96, 9], "voxels of 1.5 x 1.5 x 3 mm"
-    assert spots[1]["voxel"] == [29, 16, 8], "the middle of the spot"
+    assert [round(s["ml"] / 0.00675) for s in spots["spots"]] == [96, 9], "voxels of 1.5 x 1.5 x 3 mm"
+    assert spots["spots"][1]["voxel"] == [29, 16, 8], "the middle of the spot"
+
+
+def test_where_no_region_stands_out_doubt_is_shown(made: Project) -> None:
+    folder, grid = made.root / "rounds" / "001", made.pool.grid("case_1")
+    spots = "/api/cases/case_1/spots"
+    assert client(made).get(spots).json()["stands_out"]
+    write_volume(folder / "attention" / "case_1.nii.gz", np.zeros(SHAPE, np.uint8), grid)
+    assert client(made).get(spots).json() == {"spots": [], "stands_out": True}, "no probabilities"
+    predicted = folder / "predictions" / "case_1"
+    p = np.zeros((*SHAPE, 2), np.float32)
+    p[5:9, 8, 6, 0], p[22:24, 22, 6, 1] = 0.4, 0.5  # of the aorta, which is not to revise
+    nib.save(
+        nib.Nifti1Image(np.rint(p * 255).astype(np.uint8), grid.affine), predicted / "probabilities.nii.gz"
+    )
+    record = json.loads((predicted / "prediction.json").read_text())
+    (predicted / "prediction.json").write_text(
+        json.dumps(record | {"probabilities": True, "inconsistency": False})
+    )
+    browser = client(made)
+    found = browser.get(spots).json()
+    (spot,) = found["spots"]
+    assert not found["stands_out"]
+    assert spot["voxel"][1:] == [8, 6] and spot["ml"] == pytest.approx(4 * grid.voxel_ml)
+    heat = nib.Nifti1Image.from_bytes(browser.get("/api/cases/case_1/attention").content)
+    assert int((np.asarray(heat.dataobj) > 0).sum()) == 4
 
 
 def test_the_ct_goes_out_byte_for_byte_in_ranges_and_with_a_tag(made: Project) -> None:

@@ -260,7 +260,9 @@ def test_tune_now_from_the_click_to_the_new_queue_through_a_kill_of_everything(
     browser.get(learning.start())
     wait(lambda: js(browser, "window.review?.page.items.length"))
     assert js(browser, "!tune.hidden && !tune.disabled")
-    clickable = "[...document.querySelectorAll('[data-do]')].filter((b) => !b.disabled).map((b) => b.dataset.do)"
+    clickable = (
+        "[...document.querySelectorAll('[data-do]')].filter((b) => !b.disabled).map((b) => b.dataset.do)"
+    )
     assert set(js(browser, clickable)) == {"help", "tune"}, "no case is open"
     note = learning.root / "review" / "tuning.json"
     browser.find_element("id", "tune").click()

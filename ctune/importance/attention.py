@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from ctune.importance.blocks import block_sizes, block_sums, spread_out, voxels_in
-from ctune.importance.crops import Booleans, Crop, Levels
+from ctune.importance.crops import Booleans, Crop, Levels, empty, put
 from ctune.importance.measures import CUBE
 from ctune.importance.morphology import dilated, eroded
 from ctune.types import Grid
@@ -62,6 +63,17 @@ def attention(found: Crop, mask: Booleans, suspect: Booleans, grid: Grid) -> Lev
     keep = expected >= max(LEAST_ML, LEAST_VOXELS * grid.voxel_ml)
     keep[0] = False
     return _heat(error, found.spread, spread_out(keep[labels], sizes, p.shape)).T
+
+
+def doubt_map(found: Sequence[Crop], grid: Grid) -> Levels:
+    """All doubt of some classes, (X, Y, Z) uint8 as ``attention`` counts it, rims included: for a case in which no region
+    stands out, and for the eye alone, since it says little about where errors are."""
+    out = empty(grid)
+    for one in found:
+        if one.p.size:
+            error = np.minimum(one.p.T, 255 - one.p.T)
+            put(out, _heat(error, one.spread, error > 0).T, one.box)
+    return out
 
 
 def _heat(error: Levels, spread: Levels | None, attended: Booleans) -> Levels:

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 
 from ctune.data.files import read_json
-from ctune.data.nifti import read_labels, write_mask
+from ctune.data.nifti import write_mask
 from ctune.errors import PoolError, RoundError, UnknownClassError
 from ctune.importance import read_importances
 from ctune.project import Project
 from ctune.report.palette import ON_BLACK
 from ctune.review.audit import AuditLog
 from ctune.review.earlier import earlier, left
-from ctune.review.spots import Spot, find_spots
+from ctune.review.spots import Looking, where_to_look
 from ctune.review.state import ReviewState
 from ctune.review.tokens import Expert, holder
 from ctune.revise import RevisedClass
@@ -42,6 +42,7 @@ class ReviewDesk:
         self.audit = AuditLog(self.root / "audit.jsonl")
         self._last: tuple[Path, Mapping[str, Mask]] | None = None
         """The predictions that were read last: opening a case asks for them class by class."""
+        self._looking: tuple[tuple[int, str], Looking] | None = None
 
     def signed_in(self, secret: str) -> Expert | None:
         """Whose session it is, with the role that the expert has now; None once its token has ended."""
@@ -175,10 +176,20 @@ class ReviewDesk:
         path = self.folder(case_id) / "attention" / f"{self.row(case_id).case_id}.nii.gz"
         return path if path.exists() else None
 
-    def spots(self, case_id: str) -> list[Spot]:
-        """Connected regions of attention, largest first."""
-        path, grid = self.attention(case_id), self.project.pool.grid(case_id)
-        return [] if path is None else find_spots(read_labels(path, grid, f"case {case_id}, attention"), grid)
+    def looking(self, case_id: str) -> Looking:
+        """Where an expert should look in a case; the last one asked for is kept."""
+        key = (self.round_of(case_id), case_id)
+        if self._looking is None or self._looking[0] != key:
+            grid, folder = self.project.pool.grid(case_id), self.folder(case_id) / "predictions" / case_id
+            made = where_to_look(
+                self.attention(case_id),
+                folder,
+                self.row(case_id).classes,
+                grid,
+                self.project.config.importance,
+            )
+            self._looking = key, made
+        return self._looking[1]
 
     # What is taken --------------------------------------------------------------------------------------------------
 

@@ -112,14 +112,20 @@ class Page:
 
     async def spots(self, request: Request) -> Response:
         who(self.desk, request, "view")
-        found = await run_in_threadpool(self.desk.spots, id_of(request))
-        return JSONResponse([asdict(spot) for spot in found])
+        found = await run_in_threadpool(self.desk.looking, id_of(request))
+        return JSONResponse(
+            {"spots": [asdict(spot) for spot in found.spots], "stands_out": found.doubt is None}
+        )
 
     async def attention(self, request: Request) -> Response:
+        """Where to look: the map of the score, or all doubt where no region of it stands out."""
         who(self.desk, request, "view")
-        path = self.desk.attention(id_of(request))
+        case_id = id_of(request)
+        path, found = self.desk.attention(case_id), await run_in_threadpool(self.desk.looking, case_id)
+        if found.doubt is not None:
+            return await self._image(self.desk.row(case_id).case_id, found.doubt, request)
         if path is None:
-            raise Refused(404, f"case {id_of(request)}: no attention map in this round")
+            raise Refused(404, f"case {case_id}: no attention map in this round")
         headers = {"content-encoding": "gzip"}
         return FileResponse(path, media_type="application/octet-stream", headers=headers)
 

@@ -1,15 +1,23 @@
-"""Hot spots: connected regions of attention, where an expert should look first."""
+"""Where an expert should look: hot spots, connected regions of attention; of doubt in a case in which none stands out."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from ctune.types import Grid
+from ctune.config import ImportanceConfig
+from ctune.data.files import read_json
+from ctune.data.nifti import read_labels
+from ctune.importance.attention import doubt_map
+from ctune.importance.case import floor_of
+from ctune.importance.files import read_crops
+from ctune.types import Grid, Mask
 
 _HOT = 64
 """Attention (0 to 255) from which a voxel belongs to a hot spot."""
@@ -22,6 +30,34 @@ class Spot:
 
     voxel: tuple[int, int, int]
     ml: float
+
+
+@dataclass(frozen=True, eq=False)
+class Looking:
+    """spots: largest first. doubt: (X, Y, Z) uint8, what is shown in the place of attention, None where attention has a region."""
+
+    spots: tuple[Spot, ...]
+    doubt: Mask | None = None
+
+
+def where_to_look(
+    attention: Path | None, predicted: Path, classes: Sequence[str], grid: Grid, settings: ImportanceConfig
+) -> Looking:
+    """The hot spots of a case; `predicted` is its prediction's folder, `classes` those to revise.
+
+    Without any attention the network doubts all places alike, or is sure of its errors. Then all doubt about the classes is
+    shown and visited, if the prediction has probabilities to tell.
+    """
+    if attention is not None:
+        heat = read_labels(attention, grid, f"{attention.name}, attention")
+        if heat.any():
+            return Looking(tuple(find_spots(heat, grid)))
+    about = read_json(predicted / "prediction.json") if (predicted / "prediction.json").exists() else {}
+    names = [name for name in classes if name in about.get("classes", ())]
+    if not names or not (predicted / "probabilities.nii.gz").exists():
+        return Looking(())
+    doubt = doubt_map(read_crops([predicted], grid, names, *floor_of(settings)), grid)
+    return Looking(tuple(find_spots(doubt, grid)), doubt)
 
 
 def find_spots(heat: npt.NDArray[np.integer[Any]], grid: Grid) -> list[Spot]:

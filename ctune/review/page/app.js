@@ -84,7 +84,7 @@ async function show(id) {
   page.firstPicture = performance.now() - opened;
   try { if (page.role !== "view") await post(`${at}/lease`); } catch (error) { failed(error); }
   const [labels, heat, spots] = await Promise.all(later);
-  about.spots = spots;
+  Object.assign(about, spots);
   viewer.overlays(labels, heat, about.classes, $("opacity").value / 100, $("heat").value / 100);
   Object.assign(page, { open: about, histories: {}, seconds: about.seconds, unsent: 0, spot: -1, dirty: false });
   $("empty").hidden = true; $("case").textContent = id; $("why").textContent = about.reason; $("comment").value = "";
@@ -218,7 +218,8 @@ function spot() {
   if (!spots.length) return say("No hot spot in this case.");
   page.spot = (page.spot + 1) % spots.length;
   viewer.jump(spots[page.spot].voxel);
-  $("spot").textContent = `Hot spot ${page.spot + 1} of ${spots.length}, ${spots[page.spot].ml.toFixed(2)} mL`;
+  const kind = page.open.stands_out ? "Hot spot" : "Nothing stands out; doubt";
+  $("spot").textContent = `${kind} ${page.spot + 1} of ${spots.length}, ${spots[page.spot].ml.toFixed(2)} mL`;
 }
 function clock() { const s = Math.floor(page.seconds); $("timer").textContent = `${Math.floor(s / 60)}:${String(s % 60).padStart(2, "0")}`; }
 setInterval(() => {
