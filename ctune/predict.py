@@ -54,7 +54,13 @@ def predict_case(
             )
             found[block.kind][block.channel, x, y, z] = values
     return Prediction(
-        case.id, runtime.classes, found["probability"], case.grid, model, found.get("inconsistency")
+        case.id,
+        runtime.classes,
+        found["probability"],
+        case.grid,
+        model,
+        found.get("inconsistency"),
+        ready.frame.network.spacing_mm,
     )
 
 
@@ -115,6 +121,7 @@ def read_prediction(folder: Path, grid: Grid) -> Prediction:
         grid,
         about["model"],
         read_probabilities(folder / "inconsistency.nii.gz", grid) if about["inconsistency"] else None,
+        tuple(about["network_spacing_mm"]) if "network_spacing_mm" in about else None,
     )
 
 

@@ -149,6 +149,7 @@ class Prediction:
     probabilities: (K, X, Y, Z) float32 in [0, 1], channel k is classes[k].
     inconsistency: (K, X, Y, Z) float32, population standard deviation over the members of an ensemble (flips or
     models), or None when there was one member.
+    network_spacing_mm: of the grid on which the network worked, None where that is not known.
     """
 
     case_id: str
@@ -157,6 +158,7 @@ class Prediction:
     grid: Grid
     model: str
     inconsistency: Probabilities | None = None
+    network_spacing_mm: tuple[float, float, float] | None = None
 
 
 @dataclass(frozen=True, eq=False)

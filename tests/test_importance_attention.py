@@ -7,6 +7,7 @@ import pytest
 
 from ctune.config import ImportanceConfig
 from ctune.importance import Importance, score_case
+from ctune.importance.blocks import block_sizes
 from ctune.types import Grid, Prediction
 
 OWN = ImportanceConfig()
@@ -51,6 +52,27 @@ def test_what_is_too_small_to_correct_is_no_region() -> None:
     speck[10:13, 10:13, 10:13] = 0.5
     assert (score(speck, 1.0).attention > 0).sum() == 0, "27 mm3 at an even chance: 0.014 mL expected"
     assert (score(speck, 4.0).attention > 0).sum() > 0, "the same voxels of 4 mm: 0.9 mL expected"
+
+
+def test_what_is_finer_than_the_networks_voxels_is_no_region() -> None:
+    """The same probabilities on the same CT: a region of a few voxels of a coarse network is how it interpolates."""
+    speck = np.zeros((20, 20, 20), dtype=np.float32)
+    speck[8:13, 8:13, 8:13] = 0.5
+    grid = Grid(speck.shape, np.diag([2.5, 2.5, 2.5, 1.0]))
+
+    def attended(*spacing_mm: float) -> int:
+        of = Prediction("c", ("liver",), speck[None], grid, "m", network_spacing_mm=spacing_mm or None)  # type: ignore[arg-type]
+        return int((score_case(of, OWN).attention > 0).sum())
+
+    assert attended() == attended(2.5, 2.5, 2.5) > 0, "1 mL expected: 62 voxels' worth of a network at 2.5 mm"
+    assert attended(5.0, 5.0, 5.0) == 0, "less than ten voxels of 5 mm"
+
+
+@pytest.mark.parametrize(
+    ("network_mm", "blocks"), [(0.0, (1, 2, 2)), (1.5, (1, 2, 2)), (2.7, (2, 3, 3)), (9.0, (3, 3, 3))]
+)
+def test_a_block_is_as_large_as_a_voxel_of_the_network(network_mm: float, blocks: tuple[int, ...]) -> None:
+    assert block_sizes(Grid((9, 9, 9), np.diag([0.7, 0.7, 1.4, 1.0])), network_mm) == blocks
 
 
 def test_nothing_gives_nothing() -> None:

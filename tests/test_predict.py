@@ -96,6 +96,7 @@ def test_on_disk(tmp_path: Path) -> None:
     assert again.inconsistency is not None and prediction.inconsistency is not None
     assert np.abs(again.inconsistency - prediction.inconsistency).max() <= 0.5 / 255 + 1e-6
     assert again.classes == prediction.classes and again.model == "d" * 64
+    assert again.network_spacing_mm == prediction.network_spacing_mm == pytest.approx(GRID.spacing_mm)
     masks, read = masks_of(prediction, 0.5), read_masks(out / "c", GRID)
     for name in ("liver", "spleen"):
         assert np.array_equal(read[name], masks[name])

@@ -16,8 +16,8 @@ from ctune.bench.catalogue import Preset
 from ctune.bench.result import Measured
 from ctune.bench.run import part
 from ctune.bench.selection_cohort import (
+    COARSE,
     HIPPOCAMPUS,
-    PHANTOMS,
     SCALES,
     Cohort,
     hippocampus_folder,
@@ -33,12 +33,14 @@ from ctune.types import OnProgress, Progress
 def run(preset: str, seeds: Sequence[int], work: Path, on_progress: OnProgress) -> Measured:
     """See ``ctune.bench.catalogue.Bench``."""
     size, real = Preset(preset), hippocampus_folder()
-    data_sets = [PHANTOMS, *([HIPPOCAMPUS] if real else [])]
+    data_sets = [name for name, sizes in SCALES.items() if size in sizes and (real or name != HIPPOCAMPUS)]
     by_seed, data = dict[str, Any](), dict[str, str]()
     for order, seed in enumerate(seeds):
         for number, name in enumerate(data_sets):
-            folder = work / f"seed-{seed}" / name
+            folder = work / f"seed-{seed}" / name.replace(" ", "-")
             rounds = order < SCALES[name][size].worth_seeds
+            if name == COARSE and not rounds:
+                continue  # it is there for its rounds
             found = part(folder / "found.json", one, folder, name, size, seed, rounds, on_progress)
             by_seed.setdefault(f"seed {seed}", {})[name] = found
             data[f"{name}, seed {seed}"] = found["digest"]

@@ -1,4 +1,4 @@
-"""The figures of the benchmark of selection: plain names are phantoms', ``..._hippocampus`` the same of the real images."""
+"""The figures of the benchmark of selection: plain names are phantoms', ``..._coarse`` and ``..._hippocampus`` the same of theirs."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ import numpy as np
 from ctune.bench.catalogue import Preset
 from ctune.bench.regions import Regions
 from ctune.bench.result import Gate
-from ctune.bench.selection_cohort import HIPPOCAMPUS, PHANTOMS
+from ctune.bench.selection_cohort import COARSE, HIPPOCAMPUS, PHANTOMS
 from ctune.bench.selection_finding import RECIPES, mean_of, ranking
+
+ENDS = {PHANTOMS: "", COARSE: "_coarse", HIPPOCAMPUS: "_hippocampus"}
+"""What follows the name of a figure, for each data set."""
 
 Found = Mapping[str, Any]
 Point = tuple[float, float]
@@ -21,10 +24,13 @@ Point = tuple[float, float]
 def summary(seeds: Sequence[Mapping[str, Found]], large: Mapping[str, Any]) -> dict[str, Any]:
     """The measures over all seeds."""
     out: dict[str, Any] = {}
-    for data, end in ((PHANTOMS, ""), (HIPPOCAMPUS, "_hippocampus")):
+    for data, end in ENDS.items():
         found = [seed[data] for seed in seeds if data in seed]
         if found:
             out |= {f"{name}{end}": value for name, value in of_data_set(found).items()}
+            worth = _worth([one["worth"] for one in found if one["worth"]])
+            # Rounds are run on one of the two kinds of phantoms.
+            out |= {f"{name}{'' if data == COARSE else end}": value for name, value in worth.items()}
     for recipe in RECIPES:
         out[f"large_case_seconds_{recipe}"] = large[recipe]["seconds"]
         out[f"large_case_peak_mb_{recipe}"] = large[recipe]["peak_mb"]
@@ -53,7 +59,6 @@ def of_data_set(found: Sequence[Found]) -> dict[str, Any]:
             name: mean(r["worst_tenth_in_first_fifth"] or 0.0 for r in rows) for name, rows in orders.items()
         },
         "scoring_over_prediction_time": spent,
-        **_worth([one["worth"] for one in found if one["worth"]]),
     }
 
 
@@ -73,6 +78,8 @@ def _dice(one: Found) -> Mapping[str, Mapping[str, float | None]]:
 
 
 def _worth(seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    if not seeds:
+        return {}
     curves = {way: mean_curve([seed[way] for seed in seeds]) for way in seeds[0]}
     goal, spent = curves["random"][-1][1], curves["random"][-1][0]
     reached = {way: minutes_to(curve, goal) for way, curve in curves.items()}
@@ -136,7 +143,7 @@ def gates(measures: Mapping[str, Any], preset: Preset) -> list[Gate]:
         _gate(measures, "minutes_ratio_to_random", "ctune", 0.5, at_most=True),
         _gate(measures, "scoring_over_prediction_time", "ctune", 0.1, at_most=True),
     ]
-    for end in ("", "_hippocampus"):
+    for end in ENDS.values():
         if f"sensitivity{end}" not in measures:
             continue
         for figure in ("sensitivity", "precision"):

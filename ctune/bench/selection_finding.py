@@ -66,18 +66,24 @@ def _recipe(
     changed = config.model_copy(
         update={"importance": config.importance.model_copy(update={"recipe": recipe})}
     )
+
+    def score(place: Path, per_class: bool) -> list[CaseImportance]:
+        return score_pool(
+            [predictions],
+            cohort.candidates,
+            place,
+            grid_of=project.pool.grid,
+            classes=cohort.scale.classes,
+            config=changed,
+            per_class=per_class,
+            on_progress=on_progress,
+        )
+
+    # Timed as `ctune score` does it; maps of each class, which regions are counted in, are asked for apart.
     begun = time.process_time()
-    scores = score_pool(
-        [predictions],
-        cohort.candidates,
-        out,
-        grid_of=project.pool.grid,
-        classes=cohort.scale.classes,
-        config=changed,
-        per_class=True,
-        on_progress=on_progress,
-    )
+    score(out.with_name(f"{out.name}-timed"), False)
     seconds = time.process_time() - begun
+    scores = score(out, True)
     counted = {name: Regions() for name in cohort.scale.classes}
     for case_id in cohort.candidates:
         for name, found in regions_of_case(cohort, case_id, predictions, out).items():

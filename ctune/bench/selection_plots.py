@@ -24,20 +24,20 @@ def plots(result: BenchResult) -> list[Plot]:
     seeds: list[Mapping[str, Any]] = [s for n, s in sorted(result.details.items()) if n.startswith("seed ")]  # type: ignore[misc]
     measures: Mapping[str, Any] = result.measures
     drawn: list[Plot] = []
-    for data, end in (("phantoms", ""), ("hippocampus", "_hippocampus")):
+    # Imported here: with it comes NumPy and what reads cohorts, which a list of benchmarks does not need.
+    from ctune.bench.selection_figures import ENDS
+
+    for data, end in ENDS.items():
         found = [seed[data] for seed in seeds if data in seed]
+        if any(one["worth"] for one in found):
+            drawn.append(dice_against_minutes(data, found))
         if found:
-            drawn += [
-                dice_against_minutes(data, found),
-                regions(data, end, measures),
-                queue(data, end, measures),
-            ]
+            drawn += [regions(data, end, measures), queue(data, end, measures)]
     return drawn
 
 
 def dice_against_minutes(data: str, found: Sequence[Mapping[str, Any]]) -> Lines:
     """One line a way of choosing."""
-    # Imported here: with it comes NumPy and what reads cohorts, which a list of benchmarks does not need.
     from ctune.bench.selection_figures import curve
 
     series, found = [], [one for one in found if one["worth"]]

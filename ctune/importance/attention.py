@@ -26,8 +26,8 @@ RIM = 0.9
 """... and this share of the median on the class's own rim in this case: an organ that is soft all around needs more."""
 LEAST_ML = 0.2
 LEAST_VOXELS = 10
-"""Expected error, the sum of min(p, 1 - p), from which on a region is attended: less is none that an expert would correct;
-the number of voxels speaks where voxels are large."""
+"""Expected error, the sum of min(p, 1 - p), from which on a region is attended: less is none that an expert would correct.
+The number speaks where voxels are large, the CT's or those on which the network worked: finer than these it knows nothing."""
 
 _AT_ONCE = 2**20
 
@@ -44,7 +44,7 @@ def attention(found: Crop, mask: Booleans, suspect: Booleans, grid: Grid) -> Lev
     if not found.p.size:
         return np.zeros_like(found.p)
     # X runs fastest in memory: what is written with Z first is read in the order in which it lies.
-    p, sizes, some = found.p.T, block_sizes(grid), bool(suspect.any())
+    p, sizes, some = found.p.T, block_sizes(grid, found.network_mm), bool(suspect.any())
     error = np.minimum(p, 255 - p)
     if some:
         error[suspect.T] = 127
@@ -60,7 +60,7 @@ def attention(found: Crop, mask: Booleans, suspect: Booleans, grid: Grid) -> Lev
         hot |= block_sums(suspect.T, sizes) > 0
     labels, count = ndimage.label(hot, CUBE)
     expected = _sums(labels, wrong, count) / 255.0 * grid.voxel_ml
-    keep = expected >= max(LEAST_ML, LEAST_VOXELS * grid.voxel_ml)
+    keep = expected >= max(LEAST_ML, LEAST_VOXELS * max(grid.voxel_ml, found.network_mm**3 / 1000))
     keep[0] = False
     return _heat(error, found.spread, spread_out(keep[labels], sizes, p.shape)).T
 

@@ -1,7 +1,7 @@
-"""A coarser look at a fine grid: sums over blocks of about a millimetre and a half, which is what networks work on.
+"""A coarser look at a fine grid: sums over blocks about as large as the voxels on which the network worked.
 
-On a CT of .7 mm a fourth of the voxels remain, and what depends on neighbourhoods costs a fourth; where voxels are that large
-already, a block is a voxel.
+What is finer was interpolated and says nothing of its own. On a CT of .7 mm and a network at 1.5 mm a fourth of the voxels
+remain, and what depends on neighbourhoods costs a fourth; where voxels are that large already, a block is a voxel.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ import numpy.typing as npt
 from ctune.types import Grid
 
 BLOCK_MM = 1.5
+"""The usual spacing of a network, and the least side of a block."""
 _MOST = 3
 
 
-def block_sizes(grid: Grid) -> tuple[int, int, int]:
-    """Voxels of a block along Z, Y, X: as many as fit into 1.5 mm, at most three."""
-    z, y, x = (max(1, min(_MOST, int(BLOCK_MM / mm + 1e-6))) for mm in reversed(grid.spacing_mm))
+def block_sizes(grid: Grid, network_mm: float = 0.0) -> tuple[int, int, int]:
+    """Voxels of a block along Z, Y, X: as many as fit, within a tenth of one, into the side of the network's voxels; at most three."""
+    side = max(BLOCK_MM, network_mm)
+    z, y, x = (max(1, min(_MOST, int(side / mm + 0.1))) for mm in reversed(grid.spacing_mm))
     return z, y, x
 
 

@@ -5,6 +5,7 @@ A case of any number of classes is then about as large as its organs, and every 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -22,13 +23,15 @@ Box = tuple[slice, slice, slice]
 @dataclass(frozen=True, eq=False)
 class Crop:
     """One class of one case in its box. p: (x, y, z) uint8; spread: its inconsistency or None; members: those of several
-    models, of which p is then the mean."""
+    models, of which p is then the mean. network_mm: side of a voxel of the grid on which the network worked (the cube root of
+    its volume), the largest of several models'; 0 where that is not known."""
 
     name: str
     box: Box
     p: Levels
     spread: Levels | None = None
     members: tuple[Levels, ...] = ()
+    network_mm: float = 0.0
 
     @property
     def start(self) -> tuple[int, int, int]:
@@ -37,10 +40,17 @@ class Crop:
         return x.start, y.start, z.start
 
 
-def crop(name: str, members: Sequence[Levels], spread: Levels | None, floor: int, clear: bool = True) -> Crop:
+def crop(
+    name: str,
+    members: Sequence[Levels],
+    spread: Levels | None,
+    floor: int,
+    clear: bool = True,
+    network_mm: float = 0.0,
+) -> Crop:
     """The class in the box of what is at least `floor` in any volume.
 
-    members: at least one volume (X, Y, Z). clear: what is below the floor counts as 0; else the faint haze that a network
+    members: at least one volume (X, Y, Z). network_mm: see ``Crop``. clear: what is below the floor counts as 0; else the faint haze that a network
     leaves over a whole body would weigh more than any organ.
     """
     volumes = [*members, *([spread] if spread is not None else [])]
@@ -52,16 +62,17 @@ def crop(name: str, members: Sequence[Levels], spread: Levels | None, floor: int
     models = tuple(kept[: len(members)])
     found = kept[-1] if spread is not None else None
     if len(models) == 1:
-        return Crop(name, box, models[0], found)
+        return Crop(name, box, models[0], found, network_mm=network_mm)
     stack = np.stack(models)
     mean = np.rint(stack.mean(axis=0, dtype=np.float32)).astype(np.uint8, order="F")
     deviation = np.rint(stack.std(axis=0, dtype=np.float32)).astype(np.uint8, order="F")
-    return Crop(name, box, mean, deviation if found is None else np.maximum(found, deviation), models)
+    spreads = deviation if found is None else np.maximum(found, deviation)
+    return Crop(name, box, mean, spreads, models, network_mm)
 
 
 def crops(predictions: Sequence[Prediction], names: Sequence[str], floor: int, clear: bool) -> list[Crop]:
     """Of predictions in memory: one model's, or several models' of the same case."""
-    out = []
+    out, network_mm = [], max(side_mm(p.network_spacing_mm) for p in predictions)
     for name in names:
         at = [p.classes.index(name) for p in predictions]
         members = [levels(p.probabilities[k]) for p, k in zip(predictions, at, strict=True)]
@@ -69,8 +80,13 @@ def crops(predictions: Sequence[Prediction], names: Sequence[str], floor: int, c
             p.inconsistency[k] for p, k in zip(predictions, at, strict=True) if p.inconsistency is not None
         ]
         spread = levels(np.maximum.reduce(spreads)) if spreads else None
-        out.append(crop(name, members, spread, floor, clear))
+        out.append(crop(name, members, spread, floor, clear, network_mm))
     return out
+
+
+def side_mm(spacing_mm: Sequence[float] | None) -> float:
+    """Of a cube as large as a voxel; 0 for a grid that is not known."""
+    return math.prod(spacing_mm) ** (1 / 3) if spacing_mm else 0.0
 
 
 def levels(values: npt.NDArray[np.float32]) -> Levels:

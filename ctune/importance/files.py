@@ -16,7 +16,7 @@ from nibabel.wrapstruct import WrapStructError
 from ctune.data.files import read_json
 from ctune.data.nifti import check_same_grid
 from ctune.errors import DataError, ImageFileError
-from ctune.importance.crops import Crop, Levels, crop
+from ctune.importance.crops import Crop, Levels, crop, side_mm
 from ctune.types import Grid
 
 _BLOCK = 2**24
@@ -42,12 +42,13 @@ def read_crops(
         for folder, about in zip(folders, abouts, strict=True)
         if about["inconsistency"]
     ]
+    network_mm = max(side_mm(about.get("network_spacing_mm")) for about in abouts)
     found = {}
     for name in order:
         members, spread = [next(file) for file in files], [next(file) for file in spreads]
         if name in names:
             largest = np.maximum.reduce(spread) if len(spread) > 1 else next(iter(spread), None)
-            found[name] = crop(name, members, largest, floor, clear)
+            found[name] = crop(name, members, largest, floor, clear, network_mm)
         if len(found) == len(names):
             break
     return [found[name] for name in names]

@@ -93,12 +93,12 @@ def share(part_ml: float, volume_ml: float, soft_ml: float) -> float:
     return 2 * part_ml / (2 * part_ml + volume_ml + soft_ml + SOFTENING_ML)
 
 
-def fragments(mask: npt.NDArray[np.bool_], grid: Grid) -> tuple[int, int]:
+def fragments(mask: npt.NDArray[np.bool_], grid: Grid, network_mm: float = 0.0) -> tuple[int, int]:
     """(26-connected parts, voxels outside the largest of them) of a mask (X, Y, Z) bool; (0, 0) when it is empty.
 
-    Parts less than a block (``block_sizes``) apart count as one.
+    Parts less than a block (``block_sizes``, for a network at `network_mm`) apart count as one.
     """
-    blocks = block_sums(mask.T, block_sizes(grid))
+    blocks = block_sums(mask.T, block_sizes(grid, network_mm))
     labels, count = ndimage.label(blocks, CUBE)
     if count < 2:
         return count, 0

@@ -58,7 +58,7 @@ def _importance(
     # The standard deviation of values in [0, 1] is at most 1/2.
     inconsistent = 0.0 if one.spread is None else float(one.spread.sum(dtype=np.int64)) * 2 / 255.0 * ml
     overlapping, side = float(crowded.sum()) * ml, float(strayed.sum()) * ml
-    components, outside = fragments(mask, grid)
+    components, outside = fragments(mask, grid, one.network_mm)
     usual = pool.usual.get(one.name)
     measures = {
         "doubt": doubt(inside, volume, soft),

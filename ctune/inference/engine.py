@@ -200,7 +200,7 @@ def _predict(
         runtime.classes,
         threshold,
         config.postprocess,
-        {**about, "case": job.case_id},
+        {**about, "case": job.case_id, "network_spacing_mm": list(ready.frame.network.spacing_mm)},
         job.series,
     )
     files = CaseFiles(job.folder, outline, wanted, behind, clock)
