@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from ctune.bench.regions import Regions, count_regions, error_regions
 from ctune.bench.run import run_bench
-from ctune.bench.selection_figures import curve, gates, minutes_to, summary
+from ctune.bench.selection_cohort import SCALES, make_cohort
+from ctune.bench.selection_figures import curve, gates, minutes_to, ratios_to_random, summary
 from ctune.bench.selection_finding import ranking
+from ctune.bench.selection_parts import asked, seconds_of, timed_part
 from ctune.bench.selection_worth import WAYS
+from ctune.errors import UsageError
 from ctune.types import Grid
 
 GRID = Grid((20, 12, 12), np.diag([5.0, 5.0, 5.0, 1.0]))
@@ -105,7 +109,11 @@ def found() -> dict[str, object]:
     dice = {"a": {"liver": 0.9}, "b": {"liver": 0.8}, "c": {"liver": 0.1}}
     recipes = {"ctune": recipe(9, {"a": 1, "b": 2, "c": 3}), "aa8k": recipe(5, {"a": 3, "b": 2, "c": 1})}
     ways = {name: way((10, 0.6), (10, 0.7)) for name in WAYS} | {"ctune": way((10, 0.7), (10, 0.75))}
-    return {"finding": {"recipes": recipes, "dice": dice}, "worth": ways, "predicting": {"cpu_seconds": 20.0}}
+    return {
+        "finding": {"recipes": recipes, "dice": dice},
+        "worth": ways,
+        "predicting": {"cpu_seconds": 20.0, "plain_cpu_seconds": 8.0},
+    }
 
 
 LARGE = {recipe: {"seconds": 3.0, "peak_mb": 500.0} for recipe in ("ctune", "aa8k")}
@@ -119,6 +127,56 @@ def test_the_figures_say_what_was_found_and_what_it_took() -> None:
     assert measures["spearman"]["ctune"] == pytest.approx(1.0)
     assert measures["spearman"]["entropy"] == pytest.approx(0.5)
     assert all(gate.passed for gate in gates(measures, "cpu"))  # type: ignore[arg-type]
+
+
+def test_each_seed_has_a_ratio_of_its_own_beside_that_of_the_mean_curve() -> None:
+    slow = found() | {"worth": {n: way((10, 0.6), (10, 0.7)) for n in WAYS}}
+    measures = summary([{"phantoms": found()}, {"phantoms": slow}], LARGE)
+    assert measures["minutes_ratio_to_random_by_seed"]["ctune"] == pytest.approx([0.5, 1.0])
+    assert measures["minutes_ratio_to_random_by_seed"]["random"] == pytest.approx([1.0, 1.0])
+    assert 0.5 < measures["minutes_ratio_to_random"]["ctune"] < 1.0
+
+
+def test_where_random_choice_gains_nothing_no_way_has_a_ratio() -> None:
+    """Else every way would need no minutes at all to come where it stood before."""
+    lost = {n: curve(way((10, 0.45))) for n in WAYS} | {"ctune": curve(way((10, 0.9)))}
+    assert set(ratios_to_random(lost).values()) == {None}
+
+
+def test_the_hippocampus_has_the_gates_of_phantoms() -> None:
+    measures = summary([{"phantoms": found(), "hippocampus": found()}], LARGE)
+    bounds = {gate.figure: gate.bound for gate in gates(measures, "cpu")}  # type: ignore[arg-type]
+    assert bounds["spearman_hippocampus.ctune"] == 0.6
+    assert bounds["worst_tenth_in_first_fifth_hippocampus.ctune"] == 0.8
+    assert bounds["minutes_ratio_to_random_hippocampus.ctune"] == 0.5
+
+
+def test_a_run_of_one_data_set_has_its_gates_alone() -> None:
+    measures = summary([{"hippocampus": found()}], None)
+    figures = [gate.figure for gate in gates(measures, "cpu")]  # type: ignore[arg-type]
+    assert "spearman_hippocampus.ctune" in figures and "spearman.ctune" not in figures
+
+
+def test_a_part_keeps_its_seconds_over_all_attempts_at_it(tmp_path: Path) -> None:
+    def stopped() -> dict[str, object]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        timed_part(tmp_path / "way.json", stopped)
+    (tmp_path / "way.clock.json").write_text('{"seconds": 100.0, "cpu_seconds": 50.0}')
+    done = timed_part(tmp_path / "way.json", lambda: {"rounds": []})
+    again = timed_part(tmp_path / "way.json", stopped)
+    assert done == again and done["rounds"] == []
+    assert 100 <= done["took"]["seconds"] < 110 and 50 <= done["took"]["cpu_seconds"] < 60
+    assert seconds_of({"seed 0": {"worth": {"random": done, "ctune": done}}}) == pytest.approx(
+        2 * done["took"]["cpu_seconds"]
+    )
+
+
+def test_another_name_of_a_data_set_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CTUNE_SELECTION_DATA", "phantoms, hippocampi")
+    with pytest.raises(UsageError, match=r"expected some of phantoms, hippocampus in .*, got 'hippocampi'"):
+        asked(["phantoms", "hippocampus"])
 
 
 @pytest.mark.parametrize(
@@ -153,3 +211,28 @@ def test_the_smallest_run_goes_from_cohort_to_figures(
     assert path.exists() and len(document["data"]) == 1 and document["failures"]
     worth = document["details"]["seed 0"]["phantoms"]["worth"]
     assert all(len(found["rounds"]) == 1 and found["rounds"][0]["minutes"] > 0 for found in worth.values())
+    assert all(found["took"]["cpu_seconds"] > 0 for found in worth.values())
+    assert 0 < document["core_hours"] < 1
+    assert document["scoring_over_plain_prediction_time"]["ctune"] > 0
+
+    # Another run takes the parts of this one: nothing is measured again.
+    monkeypatch.setenv("CTUNE_SELECTION_RESULTS", str(tmp_path))
+    monkeypatch.setattr("ctune.bench.selection.one", None)
+    merged, _ = run_bench("selection", "smoke", out=tmp_path / "merged")
+    assert merged.details == result.details and merged.data == result.data
+    assert merged.measures["core_hours"] == document["core_hours"]
+
+
+def test_rounds_begin_with_the_heads_that_they_tune(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The base has text heads; the model that all ways start from has pyramids of the revised classes on the same base."""
+    from ctune.bench.catalogue import Preset
+    from ctune.compositions import load_model
+
+    small = replace(SCALES["phantoms"][Preset.SMOKE], base=2, pool=2, validation=1, tests=1, epochs=1)
+    monkeypatch.setitem(SCALES, "phantoms", {Preset.SMOKE: small})
+    cohort = make_cohort(tmp_path, "phantoms", Preset.SMOKE, 0, lambda _: None)
+    registry, cpu = cohort.project.open_registry(), torch.device("cpu")
+    base, model = (load_model(registry, name, cpu) for name in ("base", cohort.model))
+    assert {base.network.head(n).kind for n in small.revised} == {"text"}
+    assert {model.network.head(n).kind for n in small.revised} == {"pyramid"}
+    assert model.record.base == base.record.base and cohort.took["cpu_seconds"] > 0

@@ -2,13 +2,15 @@
 
 For each seed and data set: a cohort with a base that is wrong on purpose (``selection_cohort``), scores and attention of its pool by
 both recipes (``selection_finding``), and rounds for every way of choosing (``selection_worth``). Hippocampus is measured where
-CTUNE_HIPPOCAMPUS names the folder of the Decathlon's Task04_Hippocampus.
+CTUNE_HIPPOCAMPUS names the folder of the Decathlon's Task04_Hippocampus. Seeds and data sets can be measured by several
+processes and put together (``selection_parts``).
 """
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,29 +28,45 @@ from ctune.bench.selection_cohort import (
 from ctune.bench.selection_figures import gates, summary
 from ctune.bench.selection_finding import RECIPES, measure, predict_candidates
 from ctune.bench.selection_large import measure as measure_large
+from ctune.bench.selection_parts import Earlier, asked, seconds_of, timed_part
 from ctune.bench.selection_worth import measure as measure_worth
 from ctune.types import OnProgress, Progress
+
+LARGE = "large case"
 
 
 def run(preset: str, seeds: Sequence[int], work: Path, on_progress: OnProgress) -> Measured:
     """See ``ctune.bench.catalogue.Bench``."""
-    size, real = Preset(preset), hippocampus_folder()
-    data_sets = [name for name, sizes in SCALES.items() if size in sizes and (real or name != HIPPOCAMPUS)]
+    size, real, earlier = Preset(preset), hippocampus_folder(), Earlier(preset)
+    every = [name for name, sizes in SCALES.items() if size in sizes]
+    wanted = asked([*every, LARGE])
+    missing = [
+        f"{name}: not among those of CTUNE_SELECTION_DATA" for name in (*every, LARGE) if name not in wanted
+    ]
     by_seed, data = dict[str, Any](), dict[str, str]()
     for order, seed in enumerate(seeds):
-        for number, name in enumerate(data_sets):
-            folder = work / f"seed-{seed}" / name.replace(" ", "-")
-            rounds = order < SCALES[name][size].worth_seeds
+        for number, name in enumerate(name for name in every if name in wanted):
+            scale, folder = SCALES[name][size], work / f"seed-{seed}" / name.replace(" ", "-")
+            rounds = order < scale.worth_seeds
             if name == COARSE and not rounds:
                 continue  # it is there for its rounds
-            found = part(folder / "found.json", one, folder, name, size, seed, rounds, on_progress)
+            found = earlier.data_set(seed, name, asdict(scale), rounds)
+            if found is None and name == HIPPOCAMPUS and not real:
+                continue
+            found = found or part(folder / "found.json", one, folder, name, size, seed, rounds, on_progress)
             by_seed.setdefault(f"seed {seed}", {})[name] = found
             data[f"{name}, seed {seed}"] = found["digest"]
-            on_progress(Progress("selection", number + 1, len(data_sets), f"{name}, seed {seed}"))
-    large = part(work / "large.json", measure_large, work / "large", preset, seeds[0], RECIPES)
-    measures = summary(list(by_seed.values()), large)
-    missing = () if real else ("hippocampus: CTUNE_HIPPOCAMPUS names no folder",)
-    return Measured(measures, {**by_seed, "large": large}, missing, data, gates(measures, size))
+            on_progress(Progress("selection", number + 1, len(wanted), f"{name}, seed {seed}"))
+    if HIPPOCAMPUS in wanted and not all(HIPPOCAMPUS in found for found in by_seed.values()):
+        missing.append("hippocampus: CTUNE_HIPPOCAMPUS names no folder")
+    details = dict(by_seed)
+    if LARGE in wanted:
+        details["large"] = earlier.large() or part(
+            work / "large.json", measure_large, work / "large", preset, seeds[0], RECIPES
+        )
+    measures = summary(list(by_seed.values()), details.get("large"))
+    measures["core_hours"] = round(seconds_of(details) / 3600, 3)
+    return Measured(measures, details, missing, data, gates(measures, size))
 
 
 def one(
@@ -57,16 +75,31 @@ def one(
     """Everything of one data set and seed, with rounds or without; each way of choosing is kept as it ends."""
     cohort = make_cohort(folder, data, preset, seed, on_progress)
     predictions = folder / "predictions"
-    spent = part(folder / "predicted.json", _predict, cohort, predictions, on_progress)
-    found = part(folder / "finding.json", measure, cohort, predictions, folder / "scores", on_progress)
+    spent = timed_part(folder / "predicted.json", _predict, cohort, predictions, on_progress)
+    found = timed_part(folder / "finding.json", measure, cohort, predictions, folder / "scores", on_progress)
     worth = measure_worth(cohort, predictions, folder, on_progress) if rounds else {}
     for done in (predictions, folder / "scores", cohort.project.cache):
         shutil.rmtree(done, ignore_errors=True)
-    return {"finding": found, "worth": worth, "predicting": spent, "digest": cohort.digest}
-
-
-def _predict(cohort: Cohort, folder: Path, on_progress: OnProgress) -> Mapping[str, float]:
     return {
-        "cpu_seconds": round(predict_candidates(cohort, folder, on_progress), 3),
+        "scale": asdict(cohort.scale),
+        "cohort": {"model": cohort.model, "took": cohort.took},
+        "predicting": spent,
+        "finding": found,
+        "worth": worth,
+        "digest": cohort.digest,
+    }
+
+
+def _predict(cohort: Cohort, folder: Path, on_progress: OnProgress) -> Mapping[str, Any]:
+    """With the mirror images that scoring asks for, which stay; and plainly, to know what that alone would take."""
+    plain = folder.with_name(f"{folder.name}-plain")
+    flips = cohort.project.config.importance.flips
+    flipped, plainly = (
+        predict_candidates(cohort, place, axes, on_progress) for place, axes in ((folder, flips), (plain, ()))
+    )
+    shutil.rmtree(plain)
+    return {
+        "cpu_seconds": round(flipped, 3),
+        "plain_cpu_seconds": round(plainly, 3),
         "cases": len(cohort.candidates),
     }

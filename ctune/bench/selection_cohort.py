@@ -5,12 +5,16 @@ native ones, in which kidneys, spleen and aorta look like what lies beside them.
 training learns nothing of it, and a probability of 0 everywhere leaves nothing to attend to. Errors by region are looked for
 on CTs of 2.5 mm that a network sees at 5 mm, as it sees CTs in practice; rounds are run on coarse phantoms of 7 mm, which a
 CPU goes through often enough. Hippocampus: real MR images, a base from few cases and few epochs.
+
+The base has text heads and rounds tune pyramids. So that a round's gain is that of its annotations and not that of a new kind
+of head, pyramids of the revised classes are tuned once on the base's own cases before anything is predicted, scored or
+measured: every way of choosing starts from this model.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,11 +23,12 @@ import numpy as np
 import torch
 
 from ctune.bench.catalogue import Preset
+from ctune.bench.selection_parts import timed_part
 from ctune.bench.study import EXPERT
 from ctune.classes import NINE_ORGANS, canonical
 from ctune.config import Config
 from ctune.config import preset as settings_of
-from ctune.data.files import read_json, sha256_of, write_json
+from ctune.data.files import read_json, sha256_of
 from ctune.data.found import FoundCase, FoundMasks
 from ctune.data.importing import import_cases
 from ctune.data.layouts import find_cases
@@ -32,22 +37,23 @@ from ctune.data.phantom import write_cohort
 from ctune.data.phantom.cohort import ABOUT
 from ctune.data.splits import Splits
 from ctune.errors import DataError
-from ctune.foundation import train_model
+from ctune.foundation import retune_model, train_model
 from ctune.project import Project, create_project, open_project
 from ctune.types import OnProgress, Split
 
 PHANTOMS, COARSE, HIPPOCAMPUS = "phantoms", "coarse phantoms", "hippocampus"
+_BASE, _STARTED = "base", "start"
 _UNSEEN = "native"
 """The contrast phase that the base has never seen."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Numbers of cases, of epochs of the base and of each tuning, of rounds and of cases in each.
+    """Numbers of cases, of epochs of the base and of each round's tuning, of rounds and of cases in each.
 
-    revised: the classes of the rounds. reuse: share of the base's cases that train again beside the revised ones.
-    worth_seeds: rounds are run for so many of the first seeds, since they take six times as long as all else. unseen: share of
-    native scans. size: of phantoms; network_mm: spacing of the network's grid, None for the image's own.
+    start_epochs: of the heads from which the rounds start, on the base's own cases. revised: the classes of the rounds. reuse:
+    share of the base's cases that train again beside the revised ones. worth_seeds: rounds are run for so many of the first
+    seeds, since they take six times as long as all else; 0 for a data set without rounds. unseen: share of native scans. size: of phantoms; network_mm: spacing of the network's grid, None for the image's own.
     """
 
     base: int
@@ -55,6 +61,7 @@ class Scale:
     validation: int
     tests: int
     epochs: int
+    start_epochs: int
     tune_epochs: int
     rounds: int
     cases: int
@@ -73,15 +80,15 @@ _TWO = ("spleen", "kidney_left")
 _PARTS = ("anterior", "posterior")
 SCALES = {
     PHANTOMS: {
-        Preset.SMOKE: Scale(6, 8, 2, 2, 12, 1, 1, 2, ("liver", "stomach"), ("liver", "stomach"), (8, 16)),
+        Preset.SMOKE: Scale(6, 8, 2, 2, 12, 1, 1, 1, 2, ("liver", "stomach"), ("liver", "stomach"), (8, 16)),
         Preset.CPU: Scale(
-            30, 40, 1, 1, 24, 1, 1, 1, _EIGHT, _TWO, worth_seeds=0, size="medium", network_mm=5.0
+            30, 40, 1, 1, 24, 1, 1, 1, 1, _EIGHT, _TWO, worth_seeds=0, size="medium", network_mm=5.0
         ),
     },
-    COARSE: {Preset.CPU: Scale(30, 60, 6, 30, 24, 20, 4, 4, _EIGHT, _TWO, unseen=0.1)},
+    COARSE: {Preset.CPU: Scale(30, 60, 6, 30, 24, 20, 10, 4, 4, _EIGHT, _TWO, worth_seeds=5, unseen=0.1)},
     HIPPOCAMPUS: {
-        Preset.SMOKE: Scale(6, 8, 2, 2, 6, 1, 1, 2, _PARTS, _PARTS, (8, 16)),
-        Preset.CPU: Scale(20, 40, 6, 20, 10, 4, 4, 4, _PARTS, _PARTS),
+        Preset.SMOKE: Scale(6, 8, 2, 2, 6, 1, 1, 1, 2, _PARTS, _PARTS, (8, 16)),
+        Preset.CPU: Scale(20, 40, 6, 20, 10, 10, 4, 4, 4, _PARTS, _PARTS, worth_seeds=5),
     },
 }  # fmt: skip
 
@@ -90,7 +97,9 @@ SCALES = {
 class Cohort:
     """A project whose pool waits for selection, and the truth behind it.
 
-    truth: folder with ``<case>/segmentations/<class>.nii.gz`` of every case. candidates: ids that nobody has annotated.
+    truth: folder with ``<case>/segmentations/<class>.nii.gz`` of every case. candidates: ids that nobody has annotated. model:
+    in the project's registry, the one that predicts the pool and from which every way of choosing starts. took: seconds of
+    making it all.
     """
 
     project: Project
@@ -99,6 +108,8 @@ class Cohort:
     candidates: tuple[str, ...]
     seed: int
     digest: str
+    model: str
+    took: Mapping[str, Any]
 
 
 def config_of(data: str, preset: Preset, seed: int) -> Config:
@@ -129,19 +140,44 @@ def hippocampus_folder() -> Path | None:
 
 
 def make_cohort(folder: Path, data: str, preset: Preset, seed: int, on_progress: OnProgress) -> Cohort:
-    """Make the cohort in `folder` and train its base, or find both there; the base is the model ``base``."""
+    """Make the cohort in `folder` and train its model, or find both there."""
     scale, config, root = SCALES[data][preset], config_of(data, preset, seed), folder / "project"
-    if not (folder / "ready.json").exists():
-        parts = _real(scale, seed) if data == HIPPOCAMPUS else _phantoms(folder, scale, seed, on_progress)
-        project = create_project(root, config) if not root.exists() else open_project(root)
-        truth = _write_truth(folder / "truth", parts, scale)
-        _fill(project, parts, scale)
-        train_model(project, "base", device=torch.device("cpu"), on_progress=on_progress)
-        write_json(folder / "ready.json", {"digest": _digest(parts), "truth": str(truth.relative_to(folder))})
-    ready, project = read_json(folder / "ready.json"), Project(open_project(root).root, config)
+    ready = timed_part(folder / "ready.json", _make, folder, data, scale, config, on_progress)
+    project = Project(open_project(root).root, config)
     known = {case.id for case in project.pool.cases(Split.POOL) if project.pool.annotations(case.id)}
     free = tuple(case.id for case in project.pool.cases(Split.POOL) if case.id not in known)
-    return Cohort(project, folder / ready["truth"], scale, free, seed, ready["digest"])
+    return Cohort(
+        project, folder / ready["truth"], scale, free, seed, ready["digest"], ready["model"], ready["took"]
+    )
+
+
+def _make(folder: Path, data: str, scale: Scale, config: Config, on_progress: OnProgress) -> dict[str, str]:
+    root, seed = folder / "project", config.seed
+    parts = _real(scale, seed) if data == HIPPOCAMPUS else _phantoms(folder, scale, seed, on_progress)
+    project = create_project(root, config) if not root.exists() else open_project(root)
+    truth = _write_truth(folder / "truth", parts, scale)
+    _fill(project, parts, scale)
+    train_model(project, _BASE, device=torch.device("cpu"), on_progress=on_progress)
+    model = _start(project, scale, on_progress) if scale.worth_seeds else _BASE
+    return {"digest": _digest(parts), "truth": str(truth.relative_to(folder)), "model": model}
+
+
+def _start(project: Project, scale: Scale, on_progress: OnProgress) -> str:
+    """Pyramids of the revised classes from everything that is annotated, on the base: the name of that model."""
+    config = project.config
+    tune = config.tune.model_copy(update={"epochs": scale.start_epochs, "data": "full", "reuse": 0.0})
+    changed = Project(project.root, config.model_copy(update={"tune": tune}))
+    # By force: the text heads are to go, whatever the few validation cases say.
+    retune_model(
+        changed,
+        _BASE,
+        scale.revised,
+        name=_STARTED,
+        force=True,
+        device=torch.device("cpu"),
+        on_progress=on_progress,
+    )
+    return _STARTED
 
 
 _Parts = dict[str, list[FoundCase]]

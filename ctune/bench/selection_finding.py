@@ -17,6 +17,7 @@ from ctune.compositions import load_model
 from ctune.expert import truth_of
 from ctune.importance import CaseImportance
 from ctune.importance.pool import score_pool
+from ctune.inference.engine import Axis
 from ctune.optimise import resolve_device
 from ctune.predict import read_masks
 from ctune.types import OnProgress
@@ -25,10 +26,10 @@ from ctune.validate import dice_of
 RECIPES = ("ctune", "aa8k")
 
 
-def predict_candidates(cohort: Cohort, folder: Path, on_progress: OnProgress) -> float:
-    """Predict the pool with the base, with the flips that scoring asks for; returns the processor seconds."""
+def predict_candidates(cohort: Cohort, folder: Path, flips: Sequence[Axis], on_progress: OnProgress) -> float:
+    """Predict the pool with the cohort's model, with `flips` or plainly without; returns the processor seconds."""
     project = cohort.project
-    model = load_model(project.open_registry(), "base", resolve_device("cpu"))
+    model = load_model(project.open_registry(), cohort.model, resolve_device("cpu"))
     begun = time.process_time()
     predict_cases(
         project,
@@ -36,7 +37,7 @@ def predict_candidates(cohort: Cohort, folder: Path, on_progress: OnProgress) ->
         model.digest,
         cohort.candidates,
         folder,
-        flips=project.config.importance.flips,
+        flips=flips,
         on_progress=on_progress,
     )
     return time.process_time() - begun

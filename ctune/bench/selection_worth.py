@@ -1,6 +1,6 @@
-"""Dice against the expert's minutes: four rounds of the product for every way of choosing, from the same base and pool.
+"""Dice against the expert's minutes: four rounds of the product for every way of choosing, from the same model and pool.
 
-Each way has a copy of the project of its own and shares what can be made again: prepared cases, frozen features, and the base's
+Each way has a copy of the project of its own and shares what can be made again: prepared cases, frozen features, and the model's
 predictions, which are the first round's for all. A round is ``round.drive.start`` with a simulated expert, whose minutes are
 a stated model (``ctune.expert``).
 """
@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ctune.bench.run import part
 from ctune.bench.selection_cohort import Cohort
+from ctune.bench.selection_parts import timed_part
 from ctune.evaluate import CaseScore, read_scores
 from ctune.project import Project, open_project
 from ctune.round.drive import resume, start
@@ -31,10 +31,10 @@ WAYS: Mapping[str, tuple[str, str]] = {
 
 
 def measure(cohort: Cohort, predictions: Path, work: Path, on_progress: OnProgress) -> dict[str, Any]:
-    """{way: [{minutes, dice, cases} after each round]}, and under "before" the Dice of the base."""
+    """{way: {"before": Dice of the model that all start from, "rounds": [{minutes, dice, cases} after each]}}."""
     out: dict[str, Any] = {}
     for number, way in enumerate(WAYS):
-        out[way] = part(
+        out[way] = timed_part(
             work / f"{way}.json", follow, cohort, way, predictions, work / f"project-{way}", on_progress
         )
         on_progress(Progress("ways of choosing", number + 1, len(WAYS), way))
@@ -68,7 +68,7 @@ def one_round(
     return start(
         project,
         name="selected",
-        model=model or registry.resolve("base"),
+        model=model or registry.resolve(cohort.model),
         classes=cohort.scale.revised,
         cases=cohort.scale.cases,
         strategy=strategy,
