@@ -110,6 +110,9 @@ class Optimisation(Section):
     warmup_epochs: float = Field(20, ge=0)
     positive_share: float = Field(2 / 3, ge=0, le=1)
     """Share of patches centred on a labelled class (published: positive:negative 2:1)."""
+    balance: float = Field(0.0, ge=0, le=1)
+    """Voxels of a class weigh (others / its own) to this power in the cross-entropy, counted in each patch; 0, as published,
+    weighs all alike; .5 brings organs of a few voxels in."""
     rotation_probability: float = Field(0.1, ge=0, le=1)
     intensity_shift: float = Field(0.1, ge=0)
     intensity_shift_probability: float = Field(0.2, ge=0, le=1)

@@ -231,5 +231,6 @@ class _Loop:
         on = self._settings.mixed_precision and self._device.type == "cuda"
         with torch.autocast(self._device.type, torch.bfloat16, enabled=on):
             logits = self._forward(image)
-        losses, _ = pair_losses(logits.float(), target)  # a pair without a label has loss 0
+        # A pair without a label has loss 0.
+        losses, _ = pair_losses(logits.float(), target, self._settings.balance)
         return losses.sum()

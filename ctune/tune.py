@@ -218,7 +218,7 @@ def _tune_one(
         for step in range(pool.steps_per_epoch):
             set_learning_rate(optimiser, settings, epoch * pool.steps_per_epoch + step, pool.steps_per_epoch)
             features, target = pool.draw(rng)
-            loss = masked_dice_bce(logits(features), target.to(device))
+            loss = masked_dice_bce(logits(features), target.to(device), settings.balance)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()

@@ -25,7 +25,7 @@ def test_worked_out_by_hand() -> None:
     probabilities = [0.9, 0.5, 0.2, 0.1, 0.1, 0.1, 0.1, 0.999]
     logits = volume(*map(logit, probabilities))[None, None]
     target = volume(1, 1, 0, 0, 0, 0, 0, UNLABELLED).to(torch.uint8)[None, None]
-    dice = (2 * (0.9 + 0.5) + 1) / ((0.9 + 0.5 + 0.2 + 0.4) + 2 + 1)
+    dice = 2 * (0.9 + 0.5) / ((0.9 + 0.5 + 0.2 + 0.4) + 2)
     bce = -(math.log(0.9) + math.log(0.5) + math.log(0.8) + 4 * math.log(0.9)) / 7
     assert float(masked_dice_bce(logits, target)) == pytest.approx(1 - dice + bce, rel=1e-6)
 
@@ -35,7 +35,7 @@ def test_dice_is_over_the_volume_not_per_slice() -> None:
     target = torch.zeros(1, 1, 2, 2, 2, dtype=torch.uint8)
     logits[0, 0, 0], target[0, 0, 0] = 30.0, 1
     target[0, 0, 1, 0, 0] = 1  # one of five voxels is missed
-    dice = (2 * 4 + 1) / (4 + 5 + 1)
+    dice = 2 * 4 / (4 + 5)
     assert float(masked_dice_bce(logits, target)) == pytest.approx(1 - dice + 30 / 8, rel=1e-6)
 
 
@@ -86,7 +86,43 @@ def test_a_perfect_and_an_inverted_prediction() -> None:
     target = volume(1, 1, 1, 0, 0, 0, 0, 0).to(torch.uint8)[None, None]
     perfect = (target.float() - 0.5) * 60
     assert float(masked_dice_bce(perfect, target)) == pytest.approx(0.0, abs=1e-6)
-    assert float(masked_dice_bce(-perfect, target)) == pytest.approx(1 - 1 / (5 + 3 + 1) + 30, rel=1e-6)
+    assert float(masked_dice_bce(-perfect, target)) == pytest.approx(1 + 30, rel=1e-6)
+
+
+def test_nothing_pays_for_silence_about_an_organ_that_is_there() -> None:
+    """One voxel of 4,096, faintly expected everywhere: less everywhere is no gain to Dice, more of it at its voxel is."""
+    target = torch.zeros(1, 1, 16, 16, 16, dtype=torch.uint8)
+    target[0, 0, 8, 8, 8] = 1
+
+    def dice_part(inside: float, outside: float) -> float:
+        logits = torch.full((1, 1, 16, 16, 16), logit(outside), dtype=torch.float64)
+        logits[0, 0, 8, 8, 8] = logit(inside)
+        bce = -(math.log(inside) + 4095 * math.log(1 - outside)) / 4096
+        return float(masked_dice_bce(logits, target)) - bce
+
+    assert dice_part(1e-5, 1e-5) >= dice_part(1e-3, 1e-3)
+    assert dice_part(1e-2, 1e-3) < dice_part(1e-3, 1e-3)
+
+
+@pytest.mark.parametrize("balance", [0.5, 1.0])
+def test_voxels_of_a_rare_class_weigh_more_by_a_power_of_how_rare_it_is(balance: float) -> None:
+    """Two voxels of the class among six others that were judged; the eighth nobody judged."""
+    probabilities = [0.9, 0.5, 0.2, 0.1, 0.1, 0.1, 0.1, 0.999]
+    logits = volume(*map(logit, probabilities))[None, None]
+    target = volume(1, 1, 0, 0, 0, 0, 0, UNLABELLED).to(torch.uint8)[None, None]
+    weight = (5 / 2) ** balance
+    extra = -(weight - 1) * (math.log(0.9) + math.log(0.5)) / 7
+    plain = float(masked_dice_bce(logits, target))
+    assert float(masked_dice_bce(logits, target, balance)) == pytest.approx(plain + extra, rel=1e-6)
+
+
+def test_a_common_class_and_an_absent_one_are_not_weighed() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(1, 2, 4, 4, 4, generator=generator)
+    target = torch.ones(1, 2, 4, 4, 4, dtype=torch.uint8)
+    target[0, 1] = 0
+    target[0, 0, 0, 0, 0] = 0
+    assert float(masked_dice_bce(logits, target, 1.0)) == float(masked_dice_bce(logits, target))
 
 
 def test_half_precision_logits_lose_nothing_in_the_sums() -> None:

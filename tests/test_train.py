@@ -191,6 +191,14 @@ def test_heads_begin_with_the_odds_of_their_class(kind: Kind) -> None:
         net.head("liver").start_at(0)
 
 
+def test_the_weight_of_rare_classes_is_a_setting_and_off_unless_asked(tmp_path: Path) -> None:
+    first, plain = {}, config().model_dump(mode="json")["train"]
+    for balance in (0.0, 0.5):
+        made, _ = project(tmp_path / str(balance), pool=1, test=0, train={**plain, "balance": balance})
+        first[balance] = train_model(made, "m", ["liver"], device=CPU)[1].losses[0]
+    assert config().train.balance == 0.0 and first[0.5] > first[0.0]
+
+
 def test_the_start_is_a_setting_and_random_unless_asked(tmp_path: Path) -> None:
     first = {}
     for way in ("random", "prior"):

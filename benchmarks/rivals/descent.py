@@ -43,7 +43,8 @@ def descend(
                 )
             image = batch.image.to(task.device)
             features = network.base(image)
-            loss = masked_dice_bce(network.logits(features, classes), batch.target.to(task.device))
+            logits, target = network.logits(features, classes), batch.target.to(task.device)
+            loss = masked_dice_bce(logits, target, task.settings.balance)
             if extra is not None:
                 loss = loss + extra(image, features)
             optimiser.zero_grad(set_to_none=True)

@@ -38,7 +38,7 @@ from ctune.model.base import build_base
 from ctune.model.heads import build_head
 from ctune.model.network import Network
 from ctune.project import Project, create_project, open_project
-from ctune.train import train
+from ctune.train import start_at_priors, train
 from ctune.types import Mask, OnProgress, Source, Split
 from ctune.watch import Validation, live_features
 
@@ -182,6 +182,8 @@ def full_training(
         return network
     settings = study.project.config.train
     cases, kept = study.cases(arm), curve(folder)
+    if study.project.config.heads.start_bias == "prior":
+        start_at_priors(network, cases)
     rows = kept[: len(kept) // settings.checkpoint_every * settings.checkpoint_every]
     clock = Clock(
         **{k: rows[-1][n] for k, n in (("cpu", "cpu_seconds"), ("wall", "seconds"))} if rows else {}

@@ -128,7 +128,7 @@ def _monai(network: Network, loader: Any, config: Config, device: torch.device, 
             optimiser.zero_grad()
             with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
                 logits = network(image)
-            loss = masked_dice_bce(logits.float(), target)
+            loss = masked_dice_bce(logits.float(), target, settings.balance)
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             schedule.step()
