@@ -35,7 +35,7 @@ from ctune.types import OnProgress
 
 SCALES = {
     Preset.SMOKE: Scale(cases=16, revised=6, tests=6, epochs=8, new=NEW_FOUR[:2]),
-    Preset.CPU: Scale(cases=200, revised=12, tests=50, epochs=40, look_every=8),
+    Preset.CPU: Scale(cases=200, revised=12, tests=50, epochs=36, base_epochs=20, look_every=6),
     Preset.GPU: Scale(cases=200, revised=12, tests=50, epochs=120, size="medium", look_every=20),
 }
 HIPPOCAMPUS = {

@@ -49,6 +49,7 @@ EXPERT = "truth"
 class Scale:
     """How much a study does. cases, revised, tests: numbers of cases. epochs: of full training; tune_epochs: of a tuning.
 
+    base_epochs: of the base, None: as many as full training; its time counts for nobody.
     size: of phantoms; a cohort that is found in a folder has its own. look_every: epochs between looks at the test cases.
     """
 
@@ -59,6 +60,7 @@ class Scale:
     size: str = "small"
     look_every: int = 4
     tune_epochs: int = 4
+    base_epochs: int | None = None
     old: tuple[str, ...] = OLD_FIVE
     new: tuple[str, ...] = NEW_FOUR
 
@@ -181,6 +183,8 @@ def full_training(
         network.to(device).eval()
         return network
     settings = study.project.config.train
+    if arm == "base" and study.scale.base_epochs:
+        settings = settings.model_copy(update={"epochs": study.scale.base_epochs})
     cases, kept = study.cases(arm), curve(folder)
     if study.project.config.heads.start_bias == "prior":
         start_at_priors(network, cases)
