@@ -15,7 +15,7 @@ CtuneError                     exit code 1: the work failed
 ├── GateError                  exit code 3: a gate said no
 ├── RoundError                 a round is in a state that does not allow this
 ├── ExecutorError              no worker can be had, or none that is ready for cases
-└── BenchPausedError           a benchmark's time is over; the same command goes on
+└── BenchPausedError           exit code 5: a benchmark's time is over; the same command goes on
 
 The registry is a leaf with a tree of its own (``registry.errors``); each of its errors carries ``exit_code`` too.
 
@@ -23,6 +23,8 @@ A message is one line: what was expected, what came, for which case or class, an
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 
 class CtuneError(Exception):
@@ -94,4 +96,13 @@ class ExecutorError(CtuneError):
 
 
 class BenchPausedError(CtuneError):
-    """A benchmark stopped because its time was over; the same command goes on where it stopped."""
+    """A benchmark stopped because its time was over; the same command goes on where it stopped.
+
+    document: what it says of itself in JSON: what, preset, seeds, stage, done, total, seconds, work.
+    """
+
+    exit_code = 5
+
+    def __init__(self, message: str, document: Mapping[str, object] | None = None) -> None:
+        super().__init__(message)
+        self.document = {"paused": True, **(document or {})}

@@ -62,7 +62,7 @@ def test_a_run_is_one_flat_document(tmp_path: Path) -> None:
     document = json.loads(path.read_text())
     assert path.name == "dice-smoke-cpu.json" and document == result.document()
     said = {
-        "schema_version": 1,
+        "schema_version": 2,
         "what": "dice",
         "preset": "smoke",
         "device": "cpu",
@@ -92,7 +92,7 @@ def test_no_run_overwrites_another_and_nothing_unfinished_stays(tmp_path: Path) 
     names = [run_bench("dice", "cpu", [3], tmp_path)[1].name for _ in range(3)]
     assert names == ["dice-cpu-cpu.json", "dice-cpu-cpu-2.json", "dice-cpu-cpu-3.json"]
     assert MADE == [3, 3, 3], "a finished run leaves nothing that the next could take for its own"
-    assert list((tmp_path / ".unfinished").iterdir()) == []
+    assert not (tmp_path / ".unfinished").exists()
 
 
 def test_what_was_stopped_goes_on(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_what_was_stopped_goes_on(tmp_path: Path) -> None:
     result, _ = run_bench("dice", "cpu", None, tmp_path)
     assert MADE == [0, 1, 2] and result.details["cases"] == [0.5, 0.6, 0.7]
     assert len(result.attempts) == 2 and result.started == result.attempts[0].started
-    assert result.seconds == pytest.approx(sum(a.seconds for a in result.attempts), abs=0.01)
+    assert result.seconds == pytest.approx(sum(a.seconds for a in result.attempts), abs=0.02)
 
 
 def test_other_seeds_are_another_run(tmp_path: Path) -> None:
@@ -167,7 +167,10 @@ def test_without_an_accelerator_its_preset_is_refused() -> None:
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"schema_version": 2}, "expected schema version 1 in .*, got 2; measure again, or use that ctune"),
+        (
+            {"schema_version": 3},
+            "expected schema version 1 or 2 in .*, got 3; measure again, or use that ctune",
+        ),
         ({"seeds": "many"}, "expected the result of a benchmark in .*seeds"),
         ({"surprise": 1}, "expected the result of a benchmark in .*surprise"),
         ({"measures": ["gone"]}, "expected the result of a benchmark in .*gone"),

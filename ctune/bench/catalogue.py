@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 
 class Preset(StrEnum):
-    """How much a benchmark does. smoke: seconds to a minute, in CI; cpu: up to an hour or two; gpu: on an accelerator."""
+    """How much a benchmark does.
+
+    smoke: seconds to a minute or two, in CI; cpu: up to an hour or two; gpu: on an accelerator, in pieces of nine minutes.
+    """
 
     SMOKE = "smoke"
     CPU = "cpu"
@@ -34,6 +37,7 @@ class Bench:
     `work` is a folder of this run alone: what is finished is left there, so that the same command resumes after a kill.
     `plots`, if any, is a ``module:function`` too: from a ``result.BenchResult`` to a list of ``plots.Plot`` for the report.
     `headlines`: (measure, what it is in words); they stand at the head of the report, nested ones as ``measure.part``.
+    `no_gpu`: why there is no preset gpu, where there is none.
     """
 
     name: str
@@ -42,6 +46,7 @@ class Bench:
     presets: tuple[Preset, ...] = tuple(Preset)
     plots: str = ""
     headlines: tuple[tuple[str, str], ...] = ()
+    no_gpu: str = ""
 
 
 _TUNING = (
@@ -95,6 +100,7 @@ BENCHES = (
                 "expert minutes to the Dice that random choice ends with, over its minutes",
             ),
         ),
+        no_gpu="it asks which cases and regions are chosen, and a choice is the same wherever the network runs",
     ),
     Bench(
         "forgetting",
@@ -141,6 +147,7 @@ BENCHES = (
             ("resolve_ms", "milliseconds to resolve a reference"),
             ("register_ratio_to_plain_write", "time to register a head of 2 MiB over that of a plain write"),
         ),
+        no_gpu="it measures files and a database; no accelerator takes part",
     ),
     Bench(
         "executors",
@@ -151,6 +158,7 @@ BENCHES = (
             ("efficiency", "cases a second of all workers over what they could do without any overhead"),
             ("overhead_ms_per_case", "milliseconds of a case beyond its network"),
         ),
+        no_gpu="its network only sleeps, so that handing out is all that is measured; no accelerator takes part",
     ),
     Bench(
         "inference",
@@ -179,6 +187,7 @@ BENCHES = (
             ("failed_requests", "requests lost by eight parallel clients and while models changed"),
             ("swap_seconds", "seconds to load, check and switch to a new head under load"),
         ),
+        no_gpu="it measures what HTTP adds to the engine; the engine on a GPU is measured by inference",
     ),
     Bench(
         "review",
@@ -191,6 +200,7 @@ BENCHES = (
             ("draft_seconds_large", "seconds to save a class of the large CT"),
             ("accept_seconds_large", "seconds from Enter to the revision on disk, large CT"),
         ),
+        no_gpu="it measures a page in a browser without a graphics card",
     ),
 )
 """Every benchmark, in the order in which they are listed."""
@@ -207,6 +217,17 @@ def find_bench(name: str) -> Bench:
             return bench
     known = ", ".join(bench.name for bench in BENCHES)
     raise UsageError(f"expected a benchmark of {known}, got {name!r}")
+
+
+def check_preset(bench: Bench, preset: str) -> None:
+    """Raise UsageError for a preset that a benchmark does not have; for gpu, with the reason.
+
+    >>> check_preset(find_bench("registry"), "smoke")
+    """
+    if preset not in bench.presets:
+        why = f": {bench.no_gpu}" if preset == Preset.GPU and bench.no_gpu else ""
+        known = ", ".join(bench.presets)
+        raise UsageError(f"expected one of {known} for {bench.name}, got {str(preset)!r}{why}")
 
 
 def load(bench: Bench) -> Run:

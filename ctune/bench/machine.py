@@ -7,6 +7,7 @@ import platform
 import resource
 import subprocess
 import sys
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,13 @@ def device_name(preset: str) -> str:
     if not torch.cuda.is_available():
         raise UsageError("expected a CUDA device for --preset gpu, got none; choose --preset cpu or smoke")
     return str(torch.cuda.get_device_name())
+
+
+def device_uuid() -> str:
+    """The name by which the driver knows the accelerator in use, "GPU-..."."""
+    import torch
+
+    return f"GPU-{torch.cuda.get_device_properties(0).uuid}"
 
 
 def machine(preset: str) -> dict[str, Any]:
@@ -87,6 +95,11 @@ def commit() -> str | None:
     head = git("rev-parse", "--short=12", "HEAD")
     changed = git("status", "--porcelain", "--untracked-files=no", "--", "ctune", "cli", "registry")
     return None if head is None else head + ("+" if changed else "")
+
+
+def now() -> str:
+    """This second in UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def peak_memory_mb(*, started: bool = True) -> float:

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, computed_field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    computed_field,
+    model_serializer,
+)
 
 from ctune.data.files import read_json, write_json
 from ctune.errors import DataError, GateError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Rises when a field changes its meaning or goes; a new field does not raise it."""
+READABLE = (1, SCHEMA_VERSION)
+"""1: `seconds` were those of all attempts; 2: of all parts, and of the attempts outside of them."""
 
 
 class Gate(BaseModel):
@@ -61,7 +72,8 @@ class Measured:
 
     measures: {name: figure}, the few that it is about; they stand at the top of the document. details: everything else,
     every case's figures and every duration included. failures: what could not be measured, in words. data: {what: sha256
-    in hexadecimal} of everything that was read or generated. gates: bounds on measures.
+    in hexadecimal} of everything that was read or generated. gates: bounds on measures. parts: {name: what it took} of
+    parts that were taken from elsewhere than this run's folder.
     """
 
     measures: Mapping[str, Any]
@@ -69,20 +81,72 @@ class Measured:
     failures: Sequence[str] = ()
     data: Mapping[str, str] = field(default_factory=dict)
     gates: Sequence[Gate] = ()
+    parts: Mapping[str, Part] = field(default_factory=dict)
 
 
-class Attempt(BaseModel):
-    """One process of a run that may have been stopped and resumed. started: UTC; commit: of the source, if known."""
+class _Spent(BaseModel):
+    """started: UTC. peak_memory_mb, gpu_peak_mb: MiB, the highest. commit: of the source, if known. device, machine: where."""
 
     model_config = ConfigDict(frozen=True)
     started: str
-    seconds: float
     peak_memory_mb: float
     commit: str | None
+    device: str | None = None
+    machine: dict[str, JsonValue] = Field(default_factory=dict)
+    gpu_peak_mb: float | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_there(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # A processor has no accelerator's memory: a 0 or null would read as if it had been measured.
+        unknown = ("gpu_peak_mb", "joules", "own_joules")
+        return {
+            name: value for name, value in write(self).items() if value is not None or name not in unknown
+        }
+
+
+class Part(_Spent):
+    """What one finished part of a run took, over all attempts at it. own_seconds, own_joules: without the parts within it."""
+
+    own_seconds: float
+    own_joules: float | None = None
+    parts: dict[str, Part] = Field(default_factory=dict)
+
+    @property
+    def seconds(self) -> float:
+        """All of it, the parts within it included."""
+        return self.own_seconds + sum(inner.seconds for inner in self.parts.values())
+
+    @property
+    def joules(self) -> float | None:
+        """The same of energy; None where it was not read."""
+        inner = [each.joules for each in self.parts.values()]
+        return None if self.own_joules is None else self.own_joules + sum(j or 0.0 for j in inner)
+
+    def all(self) -> Iterator[Part]:
+        """This one and all within it."""
+        yield self
+        for inner in self.parts.values():
+            yield from inner.all()
+
+
+class Attempt(_Spent):
+    """One process of a run that may have been stopped and resumed.
+
+    outside_parts: of its seconds, those in no part; None in a result of schema 1, where they were not told apart.
+    joules: of the accelerator outside of parts.
+    """
+
+    seconds: float
+    outside_parts: float | None = None
+    joules: float | None = None
 
 
 class BenchResult(BaseModel):
-    """The record of one run. seconds: of all attempts together; peak_memory_mb: MiB, the highest of them."""
+    """The record of one run.
+
+    seconds: of all its parts, wherever they were made, and of its attempts outside of parts; each second counts once.
+    peak_memory_mb, gpu_peak_mb: MiB, the highest of all. joules: of the accelerator, where it tells. machine: the last one.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     schema_version: int = SCHEMA_VERSION
@@ -96,15 +160,29 @@ class BenchResult(BaseModel):
     seconds: float
     peak_memory_mb: float
     attempts: tuple[Attempt, ...]
+    parts: dict[str, Part] = Field(default_factory=dict)
+    gpu_peak_mb: float | None = None
+    joules: float | None = None
     data: dict[str, str] = Field(default_factory=dict)
     measures: dict[str, JsonValue]
     gates: tuple[Gate, ...] = ()
     details: dict[str, JsonValue] = Field(default_factory=dict)
     failures: tuple[str, ...] = ()
 
+    @property
+    def commits(self) -> tuple[str, ...]:
+        """Every version of the source that took part, the oldest first."""
+        spent = [*self.attempts, *(each for part in self.parts.values() for each in part.all())]
+        known = sorted(spent, key=lambda each: each.started)
+        return tuple(dict.fromkeys(each.commit for each in known if each.commit))
+
     def document(self) -> dict[str, Any]:
         """The record as one flat JSON document: its measures stand beside the other fields, their names in `measures`."""
         whole = self.model_dump(mode="json")
+        if self.gpu_peak_mb is None:
+            del whole["gpu_peak_mb"]
+        if self.joules is None:
+            del whole["joules"]
         head = ("schema_version", "what", "preset", "device", "seeds")
         return {
             **{key: whole[key] for key in head},
@@ -136,9 +214,10 @@ def read_result(path: Path) -> BenchResult:
     try:
         document = read_json(path)
         version = document["schema_version"]
-        if version != SCHEMA_VERSION:
+        if version not in READABLE:
+            known = " or ".join(map(str, READABLE))
             raise DataError(
-                f"expected schema version {SCHEMA_VERSION} in {path}, got {version}; measure again, or use that ctune"
+                f"expected schema version {known} in {path}, got {version}; measure again, or use that ctune"
             )
         measures = {name: document.pop(name) for name in document["measures"]}
         return BenchResult.model_validate({**document, "measures": measures})

@@ -5,24 +5,29 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from ctune.bench.catalogue import Preset, find_bench, load
-from ctune.bench.machine import commit, device_name, machine, peak_memory_mb, versions
-from ctune.bench.result import Attempt, BenchResult, Measured, check_measures, write_result
+from ctune.bench.catalogue import Preset, check_preset, find_bench, load
+from ctune.bench.energy import UNREADABLE, meter_of
+from ctune.bench.machine import commit, device_name, device_uuid, machine, now, peak_memory_mb, versions
+from ctune.bench.parts import TOOK, Sitting, part, plain
+from ctune.bench.result import Attempt, BenchResult, Measured, Part, check_measures, write_result
 from ctune.data.files import read_json, write_json
 from ctune.errors import BenchPausedError, UsageError
 from ctune.types import OnProgress, Progress, silent
 
+__all__ = ["MINUTES", "RESULTS", "part", "plain", "run_bench"]
+
 RESULTS = Path("benchmarks/results")
+MINUTES = {Preset.GPU: 9.0}
+"""After how many minutes a preset stops at the next step, unless told otherwise: accelerators are lent for ten at a time."""
 _SAVE_S = 5
 """Seconds between two notes of how long an attempt has taken, for when it is killed."""
-_NOTES = ("attempts.json", "curve.json")
+_ATTEMPTS = "attempts.json"
+_NOTES = (_ATTEMPTS, "curve.json")
 """Files that are written again and again and are no place to begin from."""
-_PASSING = (".tmp", ".lock", "-shm", "-wal")
+_PASSING = (".tmp", ".lock", "-shm", "-wal", TOOK)
 """In names of files that opening something changes already."""
 
 
@@ -33,69 +38,63 @@ def run_bench(
     out: Path = RESULTS,
     *,
     work: Path | None = None,
-    minutes: float = math.inf,
+    minutes: float | None = None,
     on_progress: OnProgress = silent,
 ) -> tuple[BenchResult, Path]:
     """Measure, and write the result into `out`; returns both. Gates are in the result, the caller asks them.
 
     seeds: one for smoke and three otherwise when None. work: a folder for finished parts, below `out` by default; it is
     emptied after the last one. minutes: stop at the first step after so long that left something; raises BenchPausedError, and the same call
-    goes on. Raises UsageError for a benchmark or preset that is not there.
+    goes on; by default what MINUTES says of the preset, and never for others. Raises UsageError for a benchmark or preset that is not
+    there, and for a run that began on another device.
     """
     bench = find_bench(what)
-    if preset not in bench.presets:
-        raise UsageError(f"expected one of {', '.join(bench.presets)} for {what}, got {preset!r}")
+    check_preset(bench, preset)
     seeds = tuple((0,) if preset == Preset.SMOKE else (0, 1, 2)) if seeds is None else tuple(seeds)
-    device = device_name(preset)
+    device, here = device_name(preset), machine(preset)
     key = f"{what}-{preset}-seeds-{'-'.join(map(str, seeds))}"
     folder = (work or out / ".unfinished") / key
+    sitting = Sitting(device, folder, here, commit())
+    limit = MINUTES.get(Preset(preset), math.inf) if minutes is None else minutes
+    watch = _Watch(folder / _ATTEMPTS, limit, on_progress, sitting)
     folder.mkdir(parents=True, exist_ok=True)
-    watch = _Watch(folder / "attempts.json", minutes, on_progress)
-    here = machine(preset)
+    meter = sitting.meter = meter_of(device_uuid()) if device != "cpu" else None
     try:
-        measured = load(bench)(preset, seeds, folder, watch)
-    finally:
+        with sitting:
+            measured = load(bench)(preset, seeds, folder, watch)
         watch.save()
-    result = _result(measured, watch.attempts, what, preset, device, here, seeds)
+    except BenchPausedError as paused:
+        watch.save()
+        asked = {"what": what, "preset": str(preset), "seeds": list(seeds), "work": str(folder)}
+        raise BenchPausedError(str(paused), {**paused.document, **asked}) from None
+    except UsageError:
+        watch.forget()
+        raise
+    except BaseException:
+        watch.save()
+        raise
+    finally:
+        if meter:
+            meter.stop()
+        _remove_empty(folder, None if work else folder.parent)
+    failures = [*measured.failures, *([UNREADABLE] if device != "cpu" and meter is None else [])]
+    result = _result(measured, failures, watch, what, preset, seeds)
     path = write_result(result, out)
     shutil.rmtree(folder)
+    _remove_empty(folder, None if work else folder.parent)
     return result, path
-
-
-def part(path: Path, make: Any, *arguments: Any) -> Any:
-    """A finished part of a run: read from `path`, or made by ``make(*arguments)`` and kept there as JSON.
-
-    >>> import tempfile
-    >>> place = Path(tempfile.mkdtemp()) / "seed-0.json"
-    >>> part(place, lambda seed: {"dice": 0.5}, 0) == part(place, lambda seed: {"dice": 0.9}, 0)
-    True
-    """
-    if not path.exists():
-        write_json(path, plain(make(*arguments)))
-    return read_json(path)
-
-
-def plain(value: Any) -> Any:
-    """The same value in dicts, lists, text and finite numbers; others become None, since JSON has none."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if hasattr(value, "tolist"):
-        return plain(value.tolist())
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return value
 
 
 class _Watch:
     """A listener that notes how long a run has taken, over all its attempts, and stops it when its time is over."""
 
-    def __init__(self, path: Path, minutes: float, on_progress: OnProgress) -> None:
-        self._path, self._minutes, self._tell = path, minutes, on_progress
-        self._begun, self._started, self._commit = time.perf_counter(), _now(), commit()
+    def __init__(self, path: Path, minutes: float, on_progress: OnProgress, sitting: Sitting) -> None:
+        self._path, self._minutes, self._tell, self.sitting = path, minutes, on_progress, sitting
+        self._begun, self._started = time.perf_counter(), now()
         self._saved, self._since = -math.inf, time.time()
         self._earlier = [Attempt(**a) for a in read_json(path)] if path.exists() else []
+        for attempt in self._earlier:
+            sitting.check(attempt.device, "this run began", path.parent)
 
     def __call__(self, step: Progress) -> None:
         self._tell(step)
@@ -105,7 +104,8 @@ class _Watch:
         if seconds > 60 * self._minutes and step.done < step.total and self._kept_something():
             raise BenchPausedError(
                 f"stopped after {seconds / 60:.1f} minutes in {step.stage} at {step.done} of {step.total}; the same "
-                "command goes on"
+                "command goes on",
+                {"stage": step.stage, "done": step.done, "total": step.total, "seconds": round(seconds, 1)},
             )
 
     def _kept_something(self) -> bool:
@@ -120,46 +120,76 @@ class _Watch:
 
     @property
     def attempts(self) -> list[Attempt]:
-        seconds = round(time.perf_counter() - self._begun, 3)
-        now = Attempt(
-            started=self._started, seconds=seconds, peak_memory_mb=peak_memory_mb(), commit=self._commit
+        seconds, sitting = time.perf_counter() - self._begun, self.sitting
+        sitting.see_gpu()
+        this = Attempt(
+            started=self._started,
+            seconds=round(seconds, 3),
+            outside_parts=round(seconds - sitting.inside_now, 3),
+            peak_memory_mb=peak_memory_mb(),
+            gpu_peak_mb=sitting.gpu_peak_mb,
+            joules=None if sitting.meter is None else round(sitting.joules_outside, 1),
+            commit=sitting.commit,
+            device=sitting.device,
+            machine=dict(sitting.about),
         )
-        return [*self._earlier, now]
+        return [*self._earlier, this]
 
     def save(self) -> None:
-        write_json(self._path, [attempt.model_dump() for attempt in self.attempts])
+        self.sitting.note()
+        write_json(self._path, [attempt.model_dump(mode="json") for attempt in self.attempts])
         self._saved = time.perf_counter() - self._begun
+
+    def forget(self) -> None:
+        """This attempt could not begin: it is none, unless it left something."""
+        if self._earlier:
+            write_json(self._path, [attempt.model_dump(mode="json") for attempt in self._earlier])
+        elif not self._kept_something():
+            self._path.unlink(missing_ok=True)
+
+
+def _remove_empty(folder: Path, around: Path | None) -> None:
+    """Remove a run's folder, and the one of all unfinished runs, where nothing is in them."""
+    for each in (folder, around):
+        if each is not None and each.is_dir() and not any(each.iterdir()):
+            each.rmdir()
 
 
 def _result(
     measured: Measured,
-    attempts: Sequence[Attempt],
+    failures: Sequence[str],
+    watch: _Watch,
     what: str,
     preset: str,
-    device: str,
-    here: dict[str, Any],
     seeds: tuple[int, ...],
 ) -> BenchResult:
     check_measures(measured.measures)
     gates = [gate.model_copy(update={"value": plain(gate.value)}) for gate in measured.gates]
+    attempts, parts = watch.attempts, {**watch.sitting.parts, **measured.parts}
+    inner = [each for part in parts.values() for each in part.all()]
+    spent: list[Attempt | Part] = [*attempts, *inner]
+    on_gpu = [each.gpu_peak_mb for each in spent if each.gpu_peak_mb is not None]
+    joules = [
+        j for j in (*(a.joules for a in attempts), *(p.joules for p in parts.values())) if j is not None
+    ]
+    outside = [a.seconds if a.outside_parts is None else a.outside_parts for a in attempts]
     return BenchResult(
         what=what,
         preset=preset,
-        device=device,
-        machine=here,
+        device=watch.sitting.device or "cpu",
+        machine=dict(watch.sitting.about),
         versions=versions(),
         seeds=seeds,
-        started=attempts[0].started,
-        seconds=round(sum(a.seconds for a in attempts), 3),
-        peak_memory_mb=max(a.peak_memory_mb for a in attempts),
+        started=min(each.started for each in spent),
+        seconds=round(sum(outside) + sum(part.seconds for part in parts.values()), 3),
+        peak_memory_mb=max(each.peak_memory_mb for each in spent),
+        gpu_peak_mb=max(on_gpu) if on_gpu else None,
+        joules=round(sum(joules), 1) if joules else None,
         attempts=tuple(attempts),
+        parts=parts,
         data=dict(measured.data),
         measures=plain(measured.measures),
         gates=tuple(gates),
         details=plain(measured.details),
-        failures=tuple(measured.failures),
+        failures=tuple(failures),
     )
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
