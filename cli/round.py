@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -86,7 +87,7 @@ def start(
             truth=simulate,
             annotations=annotations,
             minutes=minutes,
-            leased=open_leases(found.root),
+            leased=partial(open_leases, found.root),
             force=force,
             executor=executor_of(executor, address, workers, cores),
             on_progress=on_progress,
@@ -141,6 +142,7 @@ def resume(
 ) -> None:
     """Go on with the unfinished round: after a kill, or when the expert has handed in revisions."""
     from ctune.project import find_project
+    from ctune.review.state import open_leases
     from ctune.round import resume as resume_round
 
     found = find_project(project)
@@ -148,6 +150,7 @@ def resume(
         state = resume_round(
             found,
             revisions_are_complete=go_on,
+            leased=partial(open_leases, found.root),
             executor=executor_of(executor, address, workers, cores),
             on_progress=on_progress,
         )

@@ -57,31 +57,33 @@ def select(
     project: ProjectDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Choose the cases that an expert should revise next, in order, with the reason for each; never a test case, nor one that
-    an expert has open."""
+    """Choose the cases that an expert should revise next, in order, with the reason for each; never a test case, one that an
+    expert has open, nor a class that somebody has annotated in a case."""
     from ctune.importance import read_importances
     from ctune.project import find_project
     from ctune.review.state import open_leases
-    from ctune.select import Budget, candidates_of, write_csv
+    from ctune.select import Budget, candidates_of, judged_classes, write_csv
     from ctune.select import select as select_cases
 
     found = find_project(project)
     settings = found.config.selection
     limited = annotations is not None or minutes is not None
     budget = Budget(cases if cases or limited else settings.cases, annotations, minutes)
-    offered = candidates_of(found, read_importances(scores / "scores.json"))
+    wanted = names(classes) or found.config.classes
+    offered = candidates_of(found, read_importances(scores / "scores.json"), wanted)
     chosen = strategy or settings.strategy
     annotated, features = _known(found, model, offered, as_json) if chosen == "diverse" else ([], {})
     leased = open_leases(found.root)
     rows = select_cases(
         offered,
-        classes=names(classes) or found.config.classes,
+        classes=wanted,
         budget=budget,
         strategy=chosen,
         seed=found.config.seed,
         features=features,
         annotated=annotated,
         leased=leased,
+        judged=judged_classes(found),
     )
     write_csv(out, rows)
 
@@ -90,6 +92,8 @@ def select(
     def human(console: Console) -> None:
         for row in rows:
             console.print(f"{row.rank:3d}  {row.case_id}  {row.minutes:4.1f} min  {row.reason}")
+        if not rows:
+            console.print("no case is left to ask about: all are open, or everything asked for is annotated")
         console.print(f"about {total:.0f} minutes; written to {out}")
 
     emit({"selected": rows, "minutes": total, "leased": sorted(leased), "out": out}, as_json, human)

@@ -7,6 +7,10 @@ diverse       important and unlike what is known: greedily the largest product o
               towards 0) and the distance to the nearest case that was annotated or chosen before, in the base's global features
               (the k-center greedy of Sener and Savarese, ICLR 2018, weighted)
 stratified    the strata are the classes most in need: round robin over them, in each by score, so that no class takes all
+
+Whatever the order, only the classes that are asked for count in it, and of these only those that nobody has judged in the case:
+an original mask outranks a revision, so that the work would be thrown away. Where all asked classes are new, every class that
+was scored counts.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import io
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +28,9 @@ import numpy.typing as npt
 from ctune.data.files import write_atomically
 from ctune.errors import UsageError
 from ctune.importance import CaseImportance
+from ctune.importance.values import ATTENDED
 from ctune.project import Project
-from ctune.types import Split
+from ctune.types import Source, Split
 
 STRATEGIES = ("importance", "uncertainty", "random", "diverse", "stratified")
 _COLUMNS = ("rank", "case", "score", "classes", "minutes", "reason")
@@ -79,16 +85,27 @@ def select(
     features: Mapping[str, Vector] | None = None,
     annotated: Collection[str] = (),
     leased: Collection[str] = (),
+    judged: Mapping[str, Collection[str]] = MappingProxyType({}),
 ) -> list[Selected]:
     """The candidates to revise first, as many as `budget` buys (`cases` is short for one of cases); fewer when there are fewer.
 
     Equal scores go by case id. features: {case: global features} of candidates and of `annotated` cases, for ``diverse``.
-    leased: cases that an expert has open; they are not handed out twice. ``candidates_of`` leaves out what must never be
-    offered. Raises UsageError for an unknown strategy, no budget, and ``diverse`` without the features of a candidate.
+    leased: cases that an expert has open; they are not handed out twice. judged: {case: classes that somebody has annotated
+    there}, which are not asked for again; a case with nothing left is not offered. ``candidates_of`` leaves out what must never
+    be offered. Raises UsageError for an unknown strategy, no budget, and ``diverse`` without the features of a candidate.
     """
     if strategy not in STRATEGIES:
         raise UsageError(f"expected a strategy of {', '.join(STRATEGIES)}; got {strategy!r}")
-    free = sorted((c for c in candidates if c.case_id not in leased), key=lambda c: c.case_id)
+    wanted = {c.case_id: [n for n in classes if n not in judged.get(c.case_id, ())] for c in candidates}
+    scored = [n for n in classes if any(n in c.classes for c in candidates)]
+    free = sorted(
+        (
+            _only(c, [n for n in scored if n in wanted[c.case_id]]) if scored else c
+            for c in candidates
+            if c.case_id not in leased and wanted[c.case_id]
+        ),
+        key=lambda c: c.case_id,
+    )
     by_score = sorted(free, key=lambda c: -c.score)
     if strategy == "random":
         order = [free[i] for i in np.random.default_rng(seed).permutation(len(free))]
@@ -100,13 +117,47 @@ def select(
         order = list(_stratified(by_score))
     else:
         order = by_score
-    return _bought((_row(c, classes) for c in order), budget or Budget(cases), _cut(order, classes))
+    return _bought((_row(c, wanted[c.case_id]) for c in order), budget or Budget(cases), _cut(order))
 
 
-def candidates_of(project: Project, importances: Sequence[CaseImportance]) -> list[CaseImportance]:
-    """Those that an expert may be asked about: cases of the pool's split. Test and validation cases are never offered."""
-    pool = {case.id for case in project.pool.cases(Split.POOL)}
-    return [one for one in importances if one.case_id in pool]
+def _only(case: CaseImportance, names: Sequence[str]) -> CaseImportance:
+    """What a case's score is of some of its classes alone."""
+    classes = {name: case.classes[name] for name in names if name in case.classes}
+    if len(classes) == len(case.classes):
+        return case
+    parts = (one.measures.get(ATTENDED, one.score) for one in classes.values())
+    minutes = sum(one.minutes for one in classes.values())
+    return CaseImportance(case.case_id, float(sum(parts)), classes, minutes)
+
+
+def judged_classes(project: Project, before: int | None = None) -> dict[str, set[str]]:
+    """{case of the pool's split: the classes that somebody annotated there, original or revised}; before: in earlier rounds
+    than this alone."""
+    pool = project.pool
+    return {
+        case.id: {
+            project.class_of(record)
+            for record in pool.annotations(case.id)
+            if record.source != Source.PREDICTED and (before is None or record.round < before)
+        }
+        for case in pool.cases(Split.POOL)
+    }
+
+
+def lacking(project: Project, classes: Collection[str], before: int | None = None) -> list[str]:
+    """The cases of the pool's split in which nobody has judged at least one of `classes`. before: see ``judged_classes``."""
+    return [case for case, known in judged_classes(project, before).items() if not set(classes) <= known]
+
+
+def candidates_of(
+    project: Project,
+    importances: Sequence[CaseImportance],
+    classes: Collection[str],
+    before: int | None = None,
+) -> list[CaseImportance]:
+    """Those that an expert may be asked about `classes`: ``lacking``. Test and validation cases are never offered."""
+    asked = set(lacking(project, classes, before))
+    return [one for one in importances if one.case_id in asked]
 
 
 def _diverse(
@@ -167,7 +218,7 @@ def minutes_of(case: CaseImportance, classes: Sequence[str]) -> float:
 _Cut = Callable[[Selected, int], Selected]
 
 
-def _cut(cases: Sequence[CaseImportance], classes: Sequence[str]) -> _Cut:
+def _cut(cases: Sequence[CaseImportance]) -> _Cut:
     by_id = {case.case_id: case for case in cases}
 
     def cut(row: Selected, count: int) -> Selected:
@@ -178,26 +229,25 @@ def _cut(cases: Sequence[CaseImportance], classes: Sequence[str]) -> _Cut:
 
 
 def _bought(rows: Iterator[Selected], budget: Budget, cut: _Cut) -> list[Selected]:
-    """Rows in order as long as the budget lasts; the last case may be asked for its first classes alone."""
-    out: list[Selected] = []
+    """Rows in order as far as they fit, one that does not fit whole for its first classes alone; at least one class of one
+    case. A case that takes more minutes than are left is passed over: shorter ones may come."""
+    out, first = list[Selected](), None
     annotations, minutes = 0, 0.0
     for row in rows:
-        if budget.cases is not None and len(out) == budget.cases:
-            break
+        first = first or row
         count = len(row.classes)
         if budget.annotations is not None:
             count = min(count, budget.annotations - annotations)
+        if count == 0 or len(out) == budget.cases:
+            break
         if budget.minutes is not None:
             while count > 0 and minutes + cut(row, count).minutes > budget.minutes:
                 count -= 1
-        if count == 0 and out:
-            break
-        bought = cut(row, max(count, 1)) if count < len(row.classes) else row
-        out.append(replace(bought, rank=len(out) + 1))
-        annotations, minutes = annotations + len(bought.classes), minutes + bought.minutes
-        if count < len(row.classes):
-            break
-    return out
+        if count > 0:
+            bought = cut(row, count) if count < len(row.classes) else row
+            out.append(replace(bought, rank=len(out) + 1))
+            annotations, minutes = annotations + count, minutes + bought.minutes
+    return out or ([replace(cut(first, 1), rank=1)] if first else [])
 
 
 def write_csv(path: Path, rows: Sequence[Selected]) -> None:

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_review import learning_project, review_project
@@ -17,9 +18,11 @@ from ctune.errors import RoundError
 from ctune.project import Project
 from ctune.review.desk import ReviewDesk
 from ctune.review.server import build_app
+from ctune.review.state import ReviewState
 from ctune.review.tokens import Expert
-from ctune.review.tuning import Tuner
-from ctune.round import rounds
+from ctune.review.tuning import Tuner, work
+from ctune.round import ARROWS, ArrowDone, RoundState, rounds
+from ctune.round.state import now, write_state
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -83,6 +86,31 @@ def test_a_case_of_the_old_queue_stays_open(learning: Project) -> None:
         pytest.skip("needs the round that the test before makes")
     old = next(r.case_id for r in desk.rows(1))
     assert desk.round_of(old) in (1, 2) and desk.case(old, "dr. a")["id"] == old
+
+
+def test_the_next_round_keeps_the_budget_and_leaves_out_what_is_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, asked = review_project(tmp_path / "project"), dict[str, Any]()
+    over = rounds(made)[-1].model_copy(
+        update={
+            "annotations": 7,
+            "minutes": 30.0,
+            "model_out": "0" * 64,
+            "arrows": dict.fromkeys(ARROWS, ArrowDone(finished=now(), seconds=0.0)),
+        }
+    )
+    write_state(made, over)
+
+    def begin(project: Project, **more: Any) -> RoundState:
+        # A case that was opened while the round went on.
+        ReviewState(project.root / "review").lease("case_2", "ann")
+        asked.update(more, open=more["leased"]())
+        return over
+
+    monkeypatch.setattr("ctune.review.tuning.start", begin)
+    work(str(made.root), "dr. a")
+    assert (asked["annotations"], asked["minutes"], asked["open"]) == (7, 30.0, {"case_2"})
 
 
 def test_nothing_revised_nothing_tuned(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from ctune.foundation import annotated_classes, retune_model, train_model
 from ctune.hybrid import load_hybrid
 from ctune.project import Project
 from ctune.round import ARROWS, changes, folder_of, hand_in, history, resume, rounds, simulate_expert, start
+from ctune.round.arrows import Desk
 from ctune.select import read_csv
 from ctune.strategy import revised_cases
 from ctune.types import Source, Split
@@ -95,6 +96,32 @@ def test_every_voxel_that_trained_the_head_has_a_source(copy: tuple[Project, Pat
         assert (record.source, record.author, record.round) == (Source.REVISED, "dr. a", 1) and record.created
         assert record.sha256 in {a.sha256 for a in head.annotations}
         assert merged.records["liver"][0].source == Source.ORIGINAL
+
+
+def test_leases_are_read_when_the_list_is_made(
+    copy: tuple[Project, Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A case that is opened while the pool is predicted and scored is not handed out."""
+    made, _, digest = copy
+    opened: list[str] = []
+    score = Desk.score
+
+    def slow(desk: Desk) -> dict[str, object]:
+        opened.append("case_1")
+        return score(desk)
+
+    monkeypatch.setattr(Desk, "score", slow)
+    state = begin(made, digest, cases=9, leased=lambda: set(opened))
+    rows = read_csv(folder_of(made, 1) / "selection.csv")
+    assert "case_1" not in {row.case_id for row in rows} and len(rows) == 2
+    assert state.leased == ("case_1",) == rounds(made)[-1].leased
+
+
+def test_a_round_asks_for_what_nobody_has_judged(copy: tuple[Project, Path, str]) -> None:
+    made, _, digest = copy
+    start(made, name="small", model=digest, classes=["aorta", "liver"], cases=9)
+    rows = read_csv(folder_of(made, 1) / "selection.csv")
+    assert rows and {row.classes for row in rows} == {("aorta",)}, "every liver is there from the beginning"
 
 
 def test_without_a_truth_the_round_waits_for_the_expert(

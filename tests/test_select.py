@@ -17,10 +17,13 @@ from ctune.compositions import register_model
 from ctune.errors import UsageError
 from ctune.importance import CaseImportance, ClassImportance, write_importances
 from ctune.review.state import ReviewState
-from ctune.select import Budget, candidates_of, read_csv, select, write_csv
+from ctune.select import Budget, candidates_of, lacking, read_csv, select, write_csv
+from ctune.types import Source
 
 
-def case(name: str, score: float, liver: float = 1.0, uncertain: float = 1.0) -> CaseImportance:
+def case(name: str, score: float, liver: float | None = None, uncertain: float = 1.0) -> CaseImportance:
+    """By default the liver is what matters, and a spleen that is as bad everywhere."""
+    liver = score - 1.0 if liver is None else liver
     classes = {
         "liver": ClassImportance(liver, uncertain, 0, 0, 1, 1000.0, "liver: reasons"),
         "spleen": ClassImportance(1.0, 0, 0, 0, 1, 200.0, "spleen: reasons"),
@@ -58,6 +61,61 @@ def test_classes_most_in_need_first_and_new_ones_before() -> None:
 
 def test_fewer_cases_than_asked_for_are_all_of_them() -> None:
     assert len(select(CASES, classes=["liver"], cases=99)) == 4
+
+
+@pytest.mark.parametrize("strategy", ["importance", "uncertainty", "stratified", "diverse"])
+def test_the_classes_that_are_asked_for_decide_alone(strategy: str) -> None:
+    """The spleen of b is as wrong as can be; nobody asks for spleens."""
+
+    def one(name: str, liver: float, spleen: float) -> CaseImportance:
+        found = {n: ClassImportance(s, s, 0, 0, 1, 9.0, n) for n, s in (("liver", liver), ("spleen", spleen))}
+        return CaseImportance(name, liver + spleen, found)
+
+    features = {"a": np.zeros(2, np.float32), "b": np.ones(2, np.float32)}
+    (row,) = select(
+        [one("a", 1.0, 0.0), one("b", 0.5, 9.0)],
+        classes=["liver"],
+        cases=1,
+        strategy=strategy,
+        features=features,
+    )
+    assert (row.case_id, row.score) == ("a", 1.0)
+
+
+def test_where_all_classes_are_new_everything_that_was_scored_decides() -> None:
+    rows = select(CASES, classes=["aorta"], cases=2)
+    assert [(r.case_id, r.classes) for r in rows] == [("a", ("aorta",)), ("b", ("aorta",))]
+
+
+def test_cases_of_the_published_recipe_go_by_their_attended_voxels() -> None:
+    """Its classes have heat for a score, and its cases the number of attended voxels."""
+
+    def one(name: str, heat: float, attended: float) -> CaseImportance:
+        found = {
+            "liver": ClassImportance(heat, 0, 0, 0, 1, 9.0, "liver", {"attended": attended}),
+            "spleen": ClassImportance(9.0, 0, 0, 0, 1, 9.0, "spleen", {"attended": 9.0}),
+        }
+        return CaseImportance(name, attended + 9.0, found)
+
+    rows = select([one("a", 5.0, 6.0), one("b", 2.0, 7.0)], classes=["liver"], cases=2)
+    assert [(r.case_id, r.score) for r in rows] == [("b", 7.0), ("a", 6.0)]
+
+
+# What is judged already -----------------------------------------------------------------------------------------------
+
+
+def test_a_class_that_somebody_judged_is_not_asked_for_again() -> None:
+    judged = {"a": {"liver"}, "b": {"liver", "spleen"}}
+    rows = select(CASES, classes=["liver", "spleen", "aorta"], cases=9, judged=judged)
+    # Of a the spleen is left, as wrong as d is; of b nothing but a class that nobody has scored.
+    assert [(r.case_id, r.score) for r in rows] == [("c", 2.0), ("a", 1.0), ("d", 1.0), ("b", 0.0)]
+    every = {r.case_id: r.classes for r in rows}
+    assert every["a"] == ("aorta", "spleen") and every["b"] == ("aorta",)
+
+
+def test_a_case_with_nothing_left_to_ask_is_not_offered() -> None:
+    rows = select(CASES, classes=["liver"], cases=9, judged={"a": {"liver"}, "b": {"spleen"}})
+    assert [r.case_id for r in rows] == ["b", "c", "d"]
 
 
 def test_unknown_strategy() -> None:
@@ -106,6 +164,16 @@ def test_a_budget_in_minutes_takes_what_fits_and_says_how_long() -> None:
 def test_the_smallest_budget_buys_one_class_of_one_case() -> None:
     (row,) = select(TIMED, classes=BOTH, budget=Budget(minutes=0.5))
     assert (row.case_id, row.classes) == ("a", ("liver",))
+
+
+def test_a_case_that_does_not_fit_is_passed_over_for_shorter_ones() -> None:
+    found = [timed("a", 9.0, liver=2.0), timed("b", 8.0, liver=50.0), timed("c", 7.0, liver=1.0)]
+    rows = select(found, classes=["liver"], budget=Budget(minutes=5.0))
+    assert [(r.rank, r.case_id, r.minutes) for r in rows] == [(1, "a", 3.0), (2, "c", 2.0)]
+    rows = select(found[1:], classes=["liver"], budget=Budget(minutes=5.0))
+    assert [r.case_id for r in rows] == ["c"]
+    rows = select(found, classes=["liver"], budget=Budget(minutes=0.1))
+    assert [r.case_id for r in rows] == ["a"], "a budget always buys one"
 
 
 def test_several_limits_hold_together() -> None:
@@ -176,22 +244,45 @@ def test_cases_of_other_splits_are_never_offered(tmp_path: Path) -> None:
     made, _ = project(tmp_path, pool=2, test=2)
     scores = [timed(case.id, 1.0, liver=1.0) for case in made.pool.cases()]
     assert len(scores) == 4
-    assert [one.case_id for one in candidates_of(made, scores)] == ["case_0", "case_1"]
+    assert [one.case_id for one in candidates_of(made, scores, ["aorta"])] == ["case_0", "case_1"]
+
+
+def test_cases_in_which_all_is_judged_are_not_offered(tmp_path: Path) -> None:
+    """The small project's cases have a liver and a spleen from the beginning."""
+    made, _ = project(tmp_path, pool=3)
+    mask = made.pool.read(made.pool.annotations("case_0", "liver")[0]).mask
+    made.pool.annotate("case_0", "aorta", mask, source=Source.REVISED, author="ann", round=1)
+    made.pool.annotate("case_1", "aorta", mask, source=Source.PREDICTED, author="ctune", round=1)
+    assert lacking(made, ["aorta"]) == ["case_1", "case_2"], "a prediction is no judgement"
+    assert lacking(made, ["liver", "spleen"]) == []
+    assert lacking(made, ["liver", "aorta"], before=1) == ["case_0", "case_1", "case_2"]
+    write_importances(
+        tmp_path / "scores" / "scores.json",
+        [timed(f"case_{n}", 1.0, liver=1.0, aorta=2.0) for n in range(3)],
+    )
+    words = ["select", str(tmp_path / "scores"), "-o", str(tmp_path / "list.csv"), "--cases", "9"]
+    where = ["--project", str(made.root), "--json"]
+    found = CliRunner().invoke(app, [*words, "--classes", "liver,aorta", *where])
+    assert found.exit_code == 0, found.output
+    rows = json.loads(found.stdout)["selected"]
+    assert {row["case_id"]: row["classes"] for row in rows} == {"case_1": ["aorta"], "case_2": ["aorta"]}
+    nothing = CliRunner().invoke(app, [*words, "--classes", "liver", *where[:-1]])
+    assert nothing.exit_code == 0 and "no case is left to ask about" in nothing.stdout
 
 
 def test_the_command_leaves_out_what_an_expert_has_open_and_keeps_to_minutes(tmp_path: Path) -> None:
     made, _ = project(tmp_path, pool=4)
     register_model(made.open_registry(), made.config.name, network(), made.config, {})
-    scores = [timed(case.id, 1.0 + n, liver=1.0) for n, case in enumerate(made.pool.cases())]
+    scores = [timed(case.id, 1.0 + n, aorta=1.0 + n / 10) for n, case in enumerate(made.pool.cases())]
     write_importances(tmp_path / "scores" / "scores.json", scores)
     ReviewState(made.root / "review").lease("case_3", "ann")
-    words = ["select", str(tmp_path / "scores"), "-o", str(tmp_path / "list.csv"), "--classes", "liver"]
+    words = ["select", str(tmp_path / "scores"), "-o", str(tmp_path / "list.csv"), "--classes", "aorta"]
     where = ["--project", str(made.root), "--json"]
-    found = CliRunner().invoke(app, [*words, "--minutes", "4", *where])
+    found = CliRunner().invoke(app, [*words, "--minutes", "4.5", *where])
     assert found.exit_code == 0, found.output
     said = json.loads(found.stdout)
     assert [row["case_id"] for row in said["selected"]] == ["case_2", "case_1"]
-    assert (said["leased"], said["minutes"]) == (["case_3"], 4.0)
+    assert (said["leased"], said["minutes"]) == (["case_3"], 4.3)
     diverse = CliRunner().invoke(app, [*words, "--cases", "2", "--strategy", "diverse", *where])
     assert diverse.exit_code == 0, diverse.output
     assert len(json.loads(diverse.stdout)["selected"]) == 2

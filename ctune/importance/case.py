@@ -13,7 +13,7 @@ from ctune.importance.crops import Booleans, Box, Crop, Levels, claimed_twice, c
 from ctune.importance.measures import CUBE, one_sided_entropy
 from ctune.importance.own import Pool, score_classes
 from ctune.importance.plausibility import Usual
-from ctune.importance.values import ClassImportance, Importance
+from ctune.importance.values import ATTENDED, ClassImportance, Importance
 from ctune.importance.weights import Weights
 from ctune.types import Grid, Prediction, Volume
 
@@ -110,6 +110,7 @@ def _published(
         uncertain /= np.float32(len(models))
         spread = published.spread_of(members(crop), 0, used) if len(models) > 1 else None
         result = published.of_class(uncertain, spread, overlap.T)
+        attended = float(result.attention.sum())
         u, i, o = (int(part.sum()) for part in (result.uncertain, result.inconsistent, result.overlapping))
         one = ClassImportance(
             score=float(result.heat.sum(dtype=np.float64)),
@@ -119,10 +120,15 @@ def _published(
             components=int(ndimage.label(masks[k].T, CUBE)[1]),
             volume_ml=float(masks[k].sum()) * grid.voxel_ml,
             reason=f"{name}: {u} voxels uncertain, {i} inconsistent, {o} overlap",
-            measures={"uncertainty": float(u), "inconsistency": float(i), "overlap": float(o)},
+            measures={
+                "uncertainty": float(u),
+                "inconsistency": float(i),
+                "overlap": float(o),
+                ATTENDED: attended,
+            },
         )
         heat = np.ceil(result.heat * np.float32(255)).astype(np.uint8).T
-        yield one, heat, float(result.attention.sum())
+        yield one, heat, attended
 
 
 __all__ = ["Box", "Clean", "floor_of", "score_case", "score_crops"]

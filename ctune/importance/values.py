@@ -15,6 +15,9 @@ from ctune.data.files import read_json, write_json
 Attention = npt.NDArray[np.uint8]
 """(X, Y, Z) uint8 on the CT's grid: 0 where nothing calls for a look, to 255 where most does."""
 
+ATTENDED = "attended"
+"""The measure of a class that its case's score is the sum of, where that is not the sum of the classes' scores."""
+
 
 @dataclass(frozen=True)
 class ClassImportance:

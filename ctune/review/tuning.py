@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from ctune.data.annotations import now
 from ctune.data.files import read_json, write_json
 from ctune.errors import CtuneError, RoundError
 from ctune.project import Project, open_project
+from ctune.review.state import open_leases
 from ctune.round import RoundState, folder_of, history, resume, rounds, start
+from ctune.select import lacking
 from ctune.types import Progress, Source, Split
 
 _AFTER_EXPERT = ("revise", "hybrid", "tune", "evaluate", "register")
@@ -149,15 +152,17 @@ class _Notes:
 
 
 def _advance(project: Project, notes: _Notes) -> None:
+    leased = partial(open_leases, project.root)
     try:
         state = rounds(project)[-1]
         if state.next_arrow is not None:
             complete = state.next_arrow in _AFTER_EXPERT
-            state = resume(project, revisions_are_complete=complete, on_progress=notes)
-        if state.next_arrow is None and state.model_out and _left(project, state):
+            state = resume(project, revisions_are_complete=complete, leased=leased, on_progress=notes)
+        if state.next_arrow is None and state.model_out and lacking(project, state.classes):
             state = start(
                 project, name=state.name, model=state.model_out, classes=state.classes, cases=state.cases,
-                strategy=state.strategy, expert=state.expert, force=state.force, on_progress=notes,
+                strategy=state.strategy, expert=state.expert, annotations=state.annotations, minutes=state.minutes,
+                leased=leased, force=state.force, on_progress=notes,
             )  # fmt: skip
         detail = "" if state.next_arrow else "every case of the pool has been judged"
         notes.write(
@@ -177,16 +182,6 @@ def _dice(project: Project) -> dict[str, list[float | None]]:
         return {}
     before, after = stages
     return {n: [before[n].dice if n in before else None, s.dice] for n, s in after.items()}
-
-
-def _left(project: Project, state: RoundState) -> bool:
-    """Whether a case of the pool lacks a judgement of a class of the round."""
-    judged = (Source.ORIGINAL, Source.REVISED)
-    for case in project.pool.cases(Split.POOL):
-        known = {project.class_of(a) for a in project.pool.annotations(case.id) if a.source in judged}
-        if not set(state.classes) <= known:
-            return True
-    return False
 
 
 def _revised(project: Project, state: RoundState) -> bool:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from ctune.compositions import Model, load_model, record_evaluation
 from ctune.continual import tune_model
@@ -27,10 +27,27 @@ from ctune.round.by_case import ByCase
 from ctune.round.calibration import learned_weights
 from ctune.round.predicted import PredictedMasks
 from ctune.round.state import RoundState, folder_of
-from ctune.select import Budget, Selected, candidates_of, read_csv, select, write_csv
+from ctune.select import (
+    Budget,
+    Selected,
+    candidates_of,
+    judged_classes,
+    lacking,
+    read_csv,
+    select,
+    write_csv,
+)
 from ctune.strategy import judged_cases, labels_of, training_cases
 from ctune.types import AnnotationRecord, OnProgress, Source, Split
 from registry import Registry
+
+Leased: TypeAlias = Callable[[], Collection[str]]
+"""Answers with the cases that experts have open now."""
+
+
+def nobody() -> Collection[str]:
+    """Where nobody reviews, no case is open."""
+    return ()
 
 
 class Waiting(Exception):
@@ -47,8 +64,10 @@ class Desk:
         on_progress: OnProgress,
         revisions_are_complete: bool,
         executor: Executor | None = None,
+        leased: Leased = nobody,
     ) -> None:
         self.project, self.state, self.on_progress, self.executor = project, state, on_progress, executor
+        self.leased = leased
         self.revisions_are_complete = revisions_are_complete
         self.folder = folder_of(project, state.number)
         self.device = resolve_device(project.config.device)
@@ -70,18 +89,7 @@ class Desk:
     @property
     def candidates(self) -> list[str]:
         """Pool cases that still lack a judgement of at least one class of the round."""
-        pool = self.project.pool
-        judged = (Source.ORIGINAL, Source.REVISED)
-        out = []
-        for case in pool.cases(Split.POOL):
-            earlier = {
-                self.project.class_of(a)
-                for a in pool.annotations(case.id)
-                if a.source in judged and a.round < self.state.number
-            }
-            if not set(self.state.classes) <= earlier:
-                out.append(case.id)
-        return out
+        return lacking(self.project, self.state.classes, before=self.state.number)
 
     @property
     def weights(self) -> Path:
@@ -122,18 +130,20 @@ class Desk:
             wanted = sorted({*annotated, *(one.case_id for one in offered)})
             base = self.model.network.base
             features = features_of_cases(self.project, base, wanted, self.device, self.on_progress)
+        leased, number = sorted(self.leased()), state.number
         rows = select(
-            candidates_of(self.project, offered),
+            candidates_of(self.project, offered, state.classes, before=number),
             strategy=state.strategy,
             budget=Budget(state.cases, state.annotations, state.minutes),
             classes=state.classes,
             seed=state.seed,
             features=features,
             annotated=annotated,
-            leased=state.leased,
+            leased=leased,
+            judged=judged_classes(self.project, before=number),
         )
         write_csv(self.folder / "selection.csv", rows)
-        return {"cases": [row.case_id for row in rows]}
+        return {"cases": [row.case_id for row in rows], "leased": leased}
 
     def revise(self) -> dict[str, Any]:
         """Take the expert's masks: a simulated expert writes them now, a real one has handed them in or is waited for."""

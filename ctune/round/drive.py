@@ -6,7 +6,7 @@ A round that was killed goes on at the arrow it was in, and within it at the cas
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from ctune.classes import ClassList
 from ctune.errors import RoundError
 from ctune.executors.work import Executor
 from ctune.project import Project
-from ctune.round.arrows import Desk, Waiting
+from ctune.round.arrows import Desk, Leased, Waiting, nobody
 from ctune.round.state import ArrowDone, RoundState, now, rounds, write_state
 from ctune.types import OnProgress, silent
 
@@ -33,14 +33,15 @@ def start(
     truth: Path | None = None,
     annotations: int | None = None,
     minutes: float | None = None,
-    leased: Collection[str] = (),
+    leased: Leased = nobody,
     force: bool = False,
     executor: Executor | None = None,
     on_progress: OnProgress = silent,
 ) -> RoundState:
     """Begin the next round from `model` (a digest) and go as far as it can: to the end with a simulated expert
     (`truth`), to the expert's desk without one. `force` registers heads that are worse than those they replace.
-    `annotations` and `minutes` bound the expert's list beside `cases`; `leased` cases are left out of it.
+    `annotations` and `minutes` bound the expert's list beside `cases`; cases that `leased` answers with are left
+    out of it, asked when the list is made: predicting a pool takes longer than a lease lasts.
     `executor` does what is done case by case; this process when None.
 
     Raises RoundError while another round is unfinished, and UnknownClassError for impossible class names.
@@ -65,22 +66,23 @@ def start(
             truth=str(truth.resolve()) if truth else None,
             annotations=annotations,
             minutes=minutes,
-            leased=tuple(sorted(leased)),
             force=force,
             started=now(),
         )
         write_state(project, state)
-        return _advance(Desk(project, state, on_progress, False, executor))
+        return _advance(Desk(project, state, on_progress, False, executor, leased))
 
 
 def resume(
     project: Project,
     *,
     revisions_are_complete: bool = False,
+    leased: Leased = nobody,
     executor: Executor | None = None,
     on_progress: OnProgress = silent,
 ) -> RoundState:
-    """Go on with the unfinished round; `revisions_are_complete` goes on with the revisions there are.
+    """Go on with the unfinished round; `revisions_are_complete` goes on with the revisions there are. `leased`:
+    see ``start``.
 
     Raises RoundError when no round is unfinished.
     """
@@ -88,7 +90,7 @@ def resume(
         past = rounds(project)
         if not past or past[-1].next_arrow is None:
             raise RoundError("expected an unfinished round, found none; begin one with `ctune round start`")
-        return _advance(Desk(project, past[-1], on_progress, revisions_are_complete, executor))
+        return _advance(Desk(project, past[-1], on_progress, revisions_are_complete, executor, leased))
 
 
 def _advance(desk: Desk) -> RoundState:
@@ -104,6 +106,8 @@ def _advance(desk: Desk) -> RoundState:
         changes: dict[str, Any] = {"arrows": {**state.arrows, arrow: done}}
         if arrow == "register":
             changes["model_out"] = summary["model"]
+        elif arrow == "select":
+            changes["leased"] = tuple(summary["leased"])
         desk.state = state = state.model_copy(update=changes)
         write_state(project, state)
     return state

@@ -45,7 +45,7 @@ class RoundState(BaseModel):
     minutes: float | None = None
     """What else the expert has: classes of cases, minutes (``select.Budget``)."""
     leased: tuple[str, ...] = ()
-    """Cases that experts had open when the round began: they are not handed out."""
+    """Cases that experts had open when the list was made: they were left out of it."""
     force: bool = False
     """Register heads that are worse than those they replace."""
     started: str
