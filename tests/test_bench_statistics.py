@@ -13,8 +13,10 @@ from ctune.bench.statistics import (
     case_differences,
     comparisons,
     holm,
+    mean_interval,
     non_inferior,
     paired_interval,
+    shares_cases,
     wilcoxon,
 )
 
@@ -79,7 +81,7 @@ def test_holm_by_hand() -> None:
 def test_holm_lies_between_none_and_bonferroni_and_keeps_the_order(p: dict[str, float]) -> None:
     found = holm(p)
     assert list(found) == list(p)
-    assert all(p[n] - 1e-12 <= found[n] <= min(1.0, len(p) * p[n]) + 1e-12 for n in p)
+    assert all(p[n] <= found[n] <= min(1.0, len(p) * p[n]) + 1e-12 for n in p)
     order = sorted(p, key=lambda n: p[n])
     assert all(found[a] <= found[b] for a, b in pairwise(order))
 
@@ -98,6 +100,66 @@ def test_what_may_be_said(differences: list[list[float]], said: str) -> None:
     text = str(non_inferior(differences, 0.01))
     assert text.startswith(said) and "95 % interval" in text and "n = " in text
     assert "no significant difference" not in text
+
+
+def test_cases_that_seeds_share_are_counted_once() -> None:
+    # Five cases of one sign, whatever the number of seeds: 2 of 2^5 signs are as extreme. As fifteen they would give 6e-5.
+    shared = [[0.1, 0.2, 0.3, 0.4, 0.5]] * 3
+    assert wilcoxon(shared, shared=True) == pytest.approx(2 / 32) and wilcoxon(shared) < 1e-3
+    found = paired_interval(shared, shared=True)
+    assert (found.cases, found.seeds) == (5, 3) and found.n == "n = 5 cases, each in 3 seeds"
+    assert wilcoxon([[0.1, -0.2], [-0.1, 0.2]], shared=True) == 1.0, "means of zero are zero"
+
+
+def test_seeds_crossed_with_cases_by_hand() -> None:
+    # Two seeds that agree, two cases at 0 and 1: the four draws of the cases. Nested, ends would be seldom: 1/16 each.
+    found = paired_interval([[0.0, 1.0]] * 2, shared=True)
+    assert (found.mean, found.low, found.high) == (0.5, 0.0, 1.0)
+    # Cases that agree, seeds at 0 and 1: the draws of the seeds, however many cases there are.
+    apart = paired_interval([[0.0] * 50, [1.0] * 50], shared=True)
+    assert (apart.low, apart.high, apart.cases) == (0.0, 1.0, 50)
+
+
+def test_cases_of_which_all_seeds_say_the_same_are_no_more_certain_for_it() -> None:
+    values = np.random.default_rng(5).normal(0.1, 0.2, 40).tolist()
+    once, thrice = paired_interval([values]), paired_interval([values] * 3, shared=True)
+    assert thrice.high - thrice.low == pytest.approx(once.high - once.low, rel=0.05)
+    nested = paired_interval([values] * 3)
+    assert nested.high - nested.low < 0.8 * (thrice.high - thrice.low)
+
+
+def test_shared_seeds_have_the_same_cases() -> None:
+    with pytest.raises(ValueError, match="expected the same cases in every seed, got 2, 1 of them"):
+        paired_interval([[0.1, 0.2], [0.1]], shared=True)
+
+
+def test_cohorts_tell_whether_cases_are_shared() -> None:
+    data = {
+        "cohort, seed 0, unet": "a",
+        "cohort, seed 1, unet": "b",
+        "cohort, seed 0, swin": "c",
+        "cohort, seed 1, swin": "c",
+    }
+    assert not shares_cases(data) and not shares_cases(data, "unet") and shares_cases(data, "swin")
+    assert not shares_cases({"cohort, seed 0": "a"}) and not shares_cases({})
+
+
+def test_a_corrected_p_is_never_smaller_than_it_was() -> None:
+    found = holm({"a": 1.7e-19, "b": 0.2})
+    assert found["a"] == 2 * 1.7e-19
+    alone = comparisons({"a": [np.linspace(0.01, 0.5, 120).tolist()]}, 0.01)["a"]
+    assert 0 < alone["p"] < 1e-19 and alone["p_holm"] == alone["p"]
+
+
+def test_what_the_test_speaks_of_is_said() -> None:
+    three = {"a": [[0.1, 0.2, 0.3]] * 3}
+    assert comparisons(three, 0.01)["a"]["p_over"] == "9 cases, the trainings as given"
+    once = comparisons(three, 0.01, shared=True)["a"]
+    assert once["p_over"] == "3 cases, each with its mean over 3 seeds" and "each in 3 seeds" in once["said"]
+
+
+def test_a_mean_has_the_interval_of_its_cases_and_seeds() -> None:
+    assert mean_interval([[0.2, 0.4]]) == paired_interval([[0.2, 0.4]])
 
 
 def test_a_margin_is_stated() -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -22,7 +22,7 @@ from ctune.bench.catalogue import Preset
 from ctune.bench.machine import torch_device
 from ctune.bench.result import Gate, Measured
 from ctune.bench.run import part
-from ctune.bench.statistics import case_differences, comparisons
+from ctune.bench.statistics import case_differences, comparisons, shares_cases
 from ctune.bench.study import Clock, Scale, Study, curve, full_training, make_study, means, score_tests
 from ctune.classes import NEW_FOUR
 from ctune.compositions import Tuned, load_model, register_model
@@ -90,7 +90,7 @@ def _run(
         study = make_study(folder, config(preset, seed), scale, seed, on_progress, cohort)
         data[f"cohort, seed {seed}"] = study.digest()
         by_seed[f"seed {seed}"] = part(folder / "seed.json", measure, study, folder, device, on_progress)
-    measures = summary(list(by_seed.values()), device)
+    measures = summary(list(by_seed.values()), device, shares_cases(data))
     return Measured(measures, by_seed, (), data, gates(measures, preset))
 
 
@@ -124,6 +124,7 @@ def measure(study: Study, folder: Path, device: torch.device, on_progress: OnPro
         register_model(registry, "base", base, study.project.config, made, note="base of a benchmark")
     old = score_tests(study, base, tests, device)
     out: dict[str, Any] = {
+        "scale": asdict(study.scale),
         "full": {},
         "continual": {},
         "base": {"dice": old, "curve": curve(folder / "base")},
@@ -190,8 +191,8 @@ def continual(
     }
 
 
-def summary(seeds: Sequence[Mapping[str, Any]], device: torch.device) -> dict[str, Any]:
-    """The measures: means over seeds, and every seed's own ratio."""
+def summary(seeds: Sequence[Mapping[str, Any]], device: torch.device, shared: bool = False) -> dict[str, Any]:
+    """The measures: means over seeds, and every seed's own ratio. shared: all seeds have the same test cases."""
     unit = "cpu_seconds" if device.type == "cpu" else "seconds"
     ratios = {
         arm: [seed["full"]["rival"]["curve"][-1][unit] / seed["continual"][arm][unit] for seed in seeds]
@@ -218,7 +219,7 @@ def summary(seeds: Sequence[Mapping[str, Any]], device: torch.device) -> dict[st
         ),
         "dice_new_classes": {arm: mean(of.values()) for arm, of in by_class.items()},
         "dice_by_class": by_class,
-        "continual_less_rival": paired(seeds, new),
+        "continual_less_rival": paired(seeds, new, shared),
         "time_to_target": [time_to(seed, new, unit) for seed in seeds],
         "unrevised_max_abs_logit_change": max(
             seed["continual"][arm]["unrevised_max_abs_logit_change"] for seed in seeds for arm in ARMS
@@ -230,13 +231,13 @@ def _of(dice: Mapping[str, Mapping[str, float | None]], names: Sequence[str]) ->
     return means({name: dice[name] for name in names})
 
 
-def paired(seeds: Sequence[Mapping[str, Any]], new: Sequence[str]) -> dict[str, Any]:
+def paired(seeds: Sequence[Mapping[str, Any]], new: Sequence[str], shared: bool = False) -> dict[str, Any]:
     """Continual less rival, of each case its mean over the new classes: interval, test, and what may be said of it."""
     differences = [
         case_differences(seed["continual"]["pyramid"]["dice"], seed["full"]["rival"]["dice"], new)
         for seed in seeds
     ]
-    return comparisons({"rival": differences}, MARGIN)["rival"]
+    return comparisons({"rival": differences}, MARGIN, shared)["rival"]
 
 
 def time_to(seed: Mapping[str, Any], new: Sequence[str], unit: str) -> dict[str, float | None]:
