@@ -65,12 +65,19 @@ def start(
     as_json: AsJson = False,
 ) -> None:
     """Predict the pool, score it, select cases; with a simulated expert go on to the new version of the model."""
+    from ctune.model.text import text_table
     from ctune.project import find_project
     from ctune.review.state import open_leases
     from ctune.round import start as start_round
+    from ctune.select import asked_classes
     from ctune.strategy import FORGETFUL
 
     found = find_project(project)
+    digest = found.open_registry().resolve(model)
+    heads = getattr(found.open_registry().record_of(digest), "heads", {})
+    known = dict.fromkeys([*found.config.classes, *heads, *text_table().names])
+    what = "the project's, the model's and those with a text vector"
+    wanted = asked_classes(names(classes), known, found.config.aliases, what) or found.config.classes
     if found.config.tune.unlabelled == "background":
         note(f"WARNING: {FORGETFUL}")
     with progress("round", as_json) as on_progress:
@@ -79,8 +86,8 @@ def start(
             name=model.partition(":")[0].partition("@")[0]
             if not model.startswith("sha256:")
             else found.config.name,
-            model=found.open_registry().resolve(model),
-            classes=names(classes) or found.config.classes,
+            model=digest,
+            classes=wanted,
             cases=cases,
             strategy=strategy,
             expert=expert,

@@ -87,9 +87,11 @@ def _how(
     """The cases that are predicted in all places, and how they are scored. Raises UsageError where some are missing."""
     from tempfile import TemporaryDirectory
 
-    from ctune.data.files import read_json
     from ctune.errors import UsageError
+    from ctune.importance.files import record_of
+    from ctune.importance.judged import judged_volumes
     from ctune.importance.pool import scoring
+    from ctune.select import asked_classes
 
     with TemporaryDirectory(prefix="ctune-") as scratch:
         # Of what is at a URL the records alone are needed here: a few lines a case.
@@ -101,19 +103,22 @@ def _how(
             if not isinstance(place, Path):
                 place.bring_records(folder)
         each = [{path.parent.name for path in folder.glob("*/prediction.json")} for folder in folders]
-        for place, there in zip(places, each, strict=True):
-            if not there:
+        for place, cases in zip(places, each, strict=True):
+            if not cases:
                 raise UsageError(
                     f"expected predictions in {place}, found none; run `ctune predict MODEL --flips -o {place}` first"
                 )
         ids = sorted(set.intersection(*each))
-        if len(ids) < max(len(there) for there in each):
+        if len(ids) < max(len(cases) for cases in each):
             raise UsageError(
                 f"expected the same cases in {' and '.join(map(str, places))}, got {[len(e) for e in each]} with "
                 f"{len(ids)} in common; predict what is missing"
             )
-        wanted = classes or read_json(folders[0] / ids[0] / "prediction.json")["classes"]
+        there = record_of(folders[0] / ids[0])["classes"]
+        wanted = asked_classes(classes, there, project.config.aliases, "those that were predicted") or there
         how = scoring(
-            folders, ids, out.resolve(), classes=wanted, config=project.config, weights=weights, per_class=per_class
+            folders, ids, out.resolve(), classes=wanted, config=project.config, weights=weights,
+            judged=judged_volumes(project, wanted), per_class=per_class,
+            files=all(isinstance(place, Path) for place in places),
         )  # fmt: skip
     return ids, how

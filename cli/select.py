@@ -60,17 +60,23 @@ def select(
     """Choose the cases that an expert should revise next, in order, with the reason for each; never a test case, one that an
     expert has open, nor a class that somebody has annotated in a case."""
     from ctune.importance import read_importances
+    from ctune.model.text import text_table
     from ctune.project import find_project
     from ctune.review.state import open_leases
-    from ctune.select import Budget, candidates_of, judged_classes, write_csv
+    from ctune.select import Budget, asked_classes, candidates_of, judged_classes, write_csv
     from ctune.select import select as select_cases
 
     found = find_project(project)
     settings = found.config.selection
     limited = annotations is not None or minutes is not None
     budget = Budget(cases if cases or limited else settings.cases, annotations, minutes)
-    wanted = names(classes) or found.config.classes
-    offered = candidates_of(found, read_importances(scores / "scores.json"), wanted)
+    scored = read_importances(scores / "scores.json")
+    known = dict.fromkeys(
+        [*found.config.classes, *(n for one in scored for n in one.classes), *text_table().names]
+    )
+    what = "the project's, those that were scored and those with a text vector"
+    wanted = asked_classes(names(classes), known, found.config.aliases, what) or found.config.classes
+    offered = candidates_of(found, scored, wanted)
     chosen = strategy or settings.strategy
     annotated, features = _known(found, model, offered, as_json) if chosen == "diverse" else ([], {})
     leased = open_leases(found.root)

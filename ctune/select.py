@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -25,8 +25,9 @@ from types import MappingProxyType
 import numpy as np
 import numpy.typing as npt
 
+from ctune.classes import canonical, nearest
 from ctune.data.files import write_atomically
-from ctune.errors import UsageError
+from ctune.errors import UnknownClassError, UsageError
 from ctune.importance import CaseImportance
 from ctune.importance.values import ATTENDED
 from ctune.project import Project
@@ -128,6 +129,31 @@ def _only(case: CaseImportance, names: Sequence[str]) -> CaseImportance:
     parts = (one.measures.get(ATTENDED, one.score) for one in classes.values())
     minutes = sum(one.minutes for one in classes.values())
     return CaseImportance(case.case_id, float(sum(parts)), classes, minutes)
+
+
+def asked_classes(
+    names: Iterable[str], known: Iterable[str], aliases: Mapping[str, str], what: str
+) -> tuple[str, ...]:
+    """The classes that a person named, as ctune writes them, each once. known: what they may be, `what` in words.
+
+    Raises UnknownClassError for another, with the nearest known one.
+
+    >>> asked_classes(["Spleen", "spleen", "IVC"], ["spleen", "postcava"], {}, "those of the project")
+    ('spleen', 'postcava')
+    """
+    wanted, there = tuple(dict.fromkeys(canonical(name, aliases) for name in names)), list(known)
+    for name in wanted:
+        if name not in there:
+            hint = nearest(name, there)
+            raise UnknownClassError(
+                f"expected classes among {what}, got {name!r}; "
+                + (
+                    f"did you mean {hint}?"
+                    if hint
+                    else f"there are {', '.join(there[:12])}" + ", ..." * (len(there) > 12)
+                )
+            )
+    return wanted
 
 
 def judged_classes(project: Project, before: int | None = None) -> dict[str, set[str]]:

@@ -21,6 +21,7 @@ from ctune.errors import DataError, GeometryError, ImageFileError, UsageError
 from ctune.importance import read_importances, score_case
 from ctune.importance.case import floor_of
 from ctune.importance.files import channels, read_crops
+from ctune.importance.judged import judged_volumes
 from ctune.predict import read_prediction
 from ctune.project import Project
 
@@ -91,17 +92,124 @@ def test_people_see_the_reason_and_the_weights(made: Project, predictions: Path,
     assert lines[-1].startswith("weights: doubt") and "learned from 20 revised classes on" in lines[-1]
 
 
-def test_a_case_that_is_done_is_not_read_again(made: Project, predictions: Path, tmp_path: Path) -> None:
-    out = tmp_path / "scores"
+def test_a_case_that_is_done_is_not_read_again(
+    made: Project, predictions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, read = tmp_path / "scores", list[str]()
     first = run(made, predictions, "-o", out, "--json")
-    (predictions / "case_0" / "probabilities.nii.gz").write_bytes(b"")
     (out / "scores.json").unlink()
+
+    def reading(folders: list[Path], *more: Any) -> Any:
+        read.append(folders[0].name)
+        return read_crops(folders, *more)
+
+    monkeypatch.setattr("ctune.importance.pool.read_crops", reading)
     again = run(made, predictions, "-o", out, "--json")
-    assert again.exit_code == 0 and again.stdout == first.stdout
-    # Made with something else, it is read again, and its damaged file is found.
+    assert again.exit_code == 0 and again.stdout == first.stdout and read == []
+    # Kept by something else, or cut short: it is made again.
     write_json(out / "attention" / "case_0.json", {"about": {}, "importance": {}})
+    (out / "attention" / "case_2.json").write_text('{"about": {"cla')
+    assert run(made, predictions, "-o", out, "--json").stdout == first.stdout and read == ["case_0", "case_2"]
+
+
+def test_a_prediction_that_was_made_again_is_scored_anew(
+    made: Project, predictions: Path, tmp_path: Path
+) -> None:
+    """The same model, now with mirror images; then other values alone."""
+    out, folder = tmp_path / "scores", predictions / "case_0"
+    about = read_json(folder / "prediction.json")
+    write_json(folder / "prediction.json", about | {"inconsistency": False})
+    run(made, predictions, "-o", out)
+    before = read_importances(out / "scores.json")[0].classes["liver"].measures
+    write_json(folder / "prediction.json", about)
+    run(made, predictions, "-o", out)
+    after = read_importances(out / "scores.json")[0].classes["liver"].measures
+    assert before["inconsistency"] == 0 < after["inconsistency"] and before["doubt"] == after["doubt"]
+    (folder / "probabilities.nii.gz").write_bytes(b"")
     answer = run(made, predictions, "-o", out)
-    assert answer.exit_code == 1 and "probabilities.nii.gz" in answer.stderr
+    assert answer.exit_code == 1 and "probabilities.nii.gz" in answer.stderr, "it is read again"
+
+
+def test_one_more_case_changes_scores_and_no_map(
+    made: Project, predictions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is usual is known from eight masks on; a pool of three is told by what people drew."""
+    out, drawn = tmp_path / "scores", dict[str, dict[str, float]]()
+    monkeypatch.setattr("ctune.importance.judged.judged_volumes", lambda *_: drawn)
+    run(made, predictions, "-o", out)
+    maps = {path: path.stat().st_mtime_ns for path in (out / "attention").glob("*.nii.gz")}
+    before = read_importances(out / "scores.json")[0]
+    drawn |= {f"old_{n}": {"liver": 1000.0 + n} for n in range(8)}
+    monkeypatch.setattr("ctune.importance.pool.read_crops", None)
+    assert run(made, predictions, "-o", out).exit_code == 0
+    after = read_importances(out / "scores.json")[0]
+    assert before.classes["liver"].measures["volume"] == 0 < after.classes["liver"].measures["volume"]
+    assert after.score > before.score and after.classes["spleen"] == before.classes["spleen"]
+    assert {path: path.stat().st_mtime_ns for path in (out / "attention").glob("*.nii.gz")} == maps
+    shutil.rmtree(out / "attention")
+    monkeypatch.setattr("ctune.importance.pool.read_crops", read_crops)
+    run(made, predictions, "-o", out)
+    assert read_importances(out / "scores.json")[0] == after, "as from the voxels"
+
+
+def test_what_people_drew_is_measured_once(made: Project) -> None:
+    found = judged_volumes(made, ["liver"])
+    mask = made.pool.read(made.pool.annotations("case_0", "liver")[0]).mask
+    assert found["case_0"] == {"liver": pytest.approx(float(mask.sum()) * GRID.voxel_ml, abs=1e-3)}
+    assert set(found) == {"case_0", "case_1", "case_2"}
+    kept = read_json(made.cache / "volumes.json")
+    write_json(made.cache / "volumes.json", dict.fromkeys(kept, 7.0))
+    assert judged_volumes(made, ["liver"])["case_0"] == {"liver": 7.0}
+    (made.cache / "volumes.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (
+            ("--classes", "splen"),
+            "expected classes among those that were predicted, got 'splen'; did you mean spleen?",
+        ),
+        (("--classes", "nonsense"), "got 'nonsense'; there are liver, spleen"),
+    ],
+)
+def test_an_unknown_class_is_said_with_the_nearest(
+    made: Project, predictions: Path, tmp_path: Path, words: tuple[str, ...], problem: str
+) -> None:
+    answer = run(made, predictions, "-o", tmp_path / "scores", *words)
+    assert answer.exit_code == UsageError.exit_code and problem in " ".join(answer.stderr.split())
+
+
+def test_a_class_that_is_named_twice_counts_once(made: Project, predictions: Path, tmp_path: Path) -> None:
+    twice, once = (
+        run(made, predictions, "-o", tmp_path / text, "--classes", text, "--json")
+        for text in ("spleen,Spleen", "spleen")
+    )
+    assert json.loads(twice.stdout)["scores"] == json.loads(once.stdout)["scores"]
+
+
+@pytest.mark.parametrize("text", ["", '{"case": "case_1", "clas', "[]", "{}"])
+def test_a_record_that_is_cut_short_is_one_clear_line(
+    made: Project, predictions: Path, tmp_path: Path, text: str
+) -> None:
+    (predictions / "case_1" / "prediction.json").write_text(text)
+    answer = run(made, predictions, "-o", tmp_path / "scores")
+    said = " ".join(answer.stderr.split())
+    assert answer.exit_code == 1 and "case_1/prediction.json, got one that is cut short or damaged" in said
+
+
+def test_scores_that_are_missing_or_cut_short_are_one_clear_line(made: Project, tmp_path: Path) -> None:
+    def select() -> Result:
+        return runner.invoke(app, ["select", str(tmp_path), "--project", str(made.root)])
+
+    found = select()
+    assert found.exit_code == 1 and "found no such file; run `ctune score` first" in " ".join(
+        found.stderr.split()
+    )
+    for text in ("", '[{"case_id": "case_0", "sco', '[{"case_id": "case_0"}]', "7"):
+        (tmp_path / "scores.json").write_text(text)
+        found = select()
+        assert found.exit_code == 1 and "cut short or damaged" in " ".join(found.stderr.split())
 
 
 def test_files_score_as_the_same_prediction_in_memory(

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from ctune.config import ImportanceConfig
+from ctune.errors import DataError
 from ctune.importance import Usual, aa8k, doubt, mutual_information, score_case, usual_volumes
 from ctune.importance.crops import claimed_twice, crop, levels
 from ctune.importance.measures import CUBE, fragments, share
 from ctune.importance.morphology import dilated, eroded, opened
 from ctune.importance.own import FLOOR
-from ctune.importance.plausibility import odd_volume, partner, wrong_side
+from ctune.importance.plausibility import odd_volume, partner, usual_in_pool, wrong_side
 from ctune.types import Grid, Prediction
 
 AA8K = ImportanceConfig(recipe="aa8k")
@@ -83,6 +84,66 @@ def test_left_and_right_are_told_by_the_affine_not_by_the_order_of_voxels(toward
     assert "0.0 mL on the wrong side" in found.classes["kidney_right"].reason
     swapped = score_case(Prediction("c", ("kidney_left", "kidney_right"), p, grid, "m"), ImportanceConfig())
     assert min(swapped.classes[n].measures["side"] for n in swapped.classes) > 0.25, "all of both"
+
+
+def test_two_kidneys_under_one_name_are_on_the_wrong_side() -> None:
+    """160 mm between them, the left one's voxels called right; the left kidney was looked for and not found."""
+    grid = Grid((100, 6, 6), np.diag([2.0, 2.0, 2.0, 1.0]))
+    right, nothing = (np.zeros(grid.shape, dtype=np.float32) for _ in range(2))
+    right[88:96], right[8:14] = 1.0, 1.0
+
+    def side(p: np.ndarray, *names: str) -> float:
+        channels = np.stack([p, nothing][: len(names)])
+        found = score_case(Prediction("c", names, channels, grid, "m"), ImportanceConfig())
+        return found.classes[names[0]].wrong_side_ml
+
+    smaller = 6 * 36 * grid.voxel_ml
+    assert side(right, "kidney_right", "kidney_left") == pytest.approx(smaller)
+    assert side(right, "kidney_left", "kidney_right") == pytest.approx(8 * 36 * grid.voxel_ml)
+    assert side(right, "kidney_right") == 0.0, "nobody looked for a left one"
+    torn = right.copy()
+    torn[8:14], torn[70:76] = 0.0, 1.0
+    assert side(torn, "kidney_right", "kidney_left") == 0.0, "halves 30 mm apart are one organ"
+    speck = right.copy()
+    speck[8:13] = 0.0
+    assert side(speck, "kidney_right", "kidney_left") == 0.0, "a speck is no kidney"
+
+
+def test_an_organ_that_the_base_never_finds_is_as_odd_as_people_have_drawn_it() -> None:
+    predicted = {f"new_{n}": {"spleen": 0.0, "liver": 1000.0 + n} for n in range(20)}
+    judged = {f"old_{n}": {"spleen": 200.0 + n} for n in range(10)}
+    usual = usual_in_pool(predicted, judged)
+    assert odd_volume(0.0, usual["spleen"]) == 1.0 and usual["spleen"].cases == 10
+    assert usual["liver"].cases == 20, "nobody drew one: the predictions tell"
+    few = usual_in_pool(predicted, dict(list(judged.items())[:7]))
+    assert "spleen" not in few, "seven are too few, whoever found them"
+    # A case's judged mask counts in place of its prediction.
+    both = usual_in_pool(predicted, {"new_0": {"liver": 5.0}})
+    assert both["liver"].cases == 20
+
+
+def test_no_case_takes_hours_because_of_a_haze() -> None:
+    """Sixteen litres of .3 from a base of two epochs."""
+    haze = np.full((1, 100, 80, 80), 0.3, dtype=np.float32)
+    grid = Grid(haze.shape[1:], np.diag([4.4, 4.4, 4.4, 1.0]))
+    prediction = Prediction("c", ("spleen",), haze, grid, "m")
+    spleen = score_case(prediction, ImportanceConfig()).classes["spleen"]
+    assert spleen.soft_ml > 16000 and spleen.expected_ml == 500.0 and spleen.minutes == pytest.approx(25.5)
+    usual = {"spleen": Usual(math.log(200), 0.2, 1.0, 20)}
+    spleen = score_case(prediction, ImportanceConfig(), usual=usual).classes["spleen"]
+    assert spleen.expected_ml == pytest.approx(2 * 200 * math.exp(0.4))
+
+
+def test_values_that_are_no_numbers_are_refused() -> None:
+    p = np.zeros((2, 4, 4, 4), dtype=np.float32)
+    p[1, 0, 0, :2] = np.nan
+    broken = Prediction("case_7", ("liver", "aorta"), p, Grid((4, 4, 4), np.eye(4)), "m")
+    for recipe in (ImportanceConfig(), AA8K):
+        with pytest.raises(
+            DataError, match="case case_7, aorta: expected probabilities, got 2 values that are not finite"
+        ):
+            score_case(broken, recipe)
+    assert score_case(broken, ImportanceConfig(), classes=["liver"]).score == 0.0
 
 
 def test_sides_have_partners() -> None:

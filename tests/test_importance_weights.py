@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from ctune.importance import (
 from ctune.importance.weights import ENOUGH, FALLBACK, MEASURES, MINUTES
 from ctune.round import folder_of
 from ctune.round.calibration import examples, learned_weights
+from ctune.select import minutes_of
 from ctune.types import Source
 
 
@@ -82,12 +84,30 @@ def test_revisions_stand_beside_the_scores_of_their_case(tmp_path: Path) -> None
     first, second = examples(made)
     missing = 14 * 18 * GRID.voxel_ml
     whole = float(box("liver").sum()) * GRID.voxel_ml
-    assert first.changed_ml == pytest.approx(missing) and first.seconds == 90.0
+    assert first.changed_ml == pytest.approx(missing) and first.seconds == 30.0, (
+        "a minute of it was to open the case"
+    )
     assert first.changed == pytest.approx(missing / (2 * whole - missing)) and first.measures == {
         "doubt": 0.4
     }
     assert second == Example({"doubt": 0.1}, 0.0, 0.0, None)
     assert learned_weights(made) == Weights(), "two are not enough"
+
+
+def test_opening_a_case_is_counted_once(tmp_path: Path) -> None:
+    """Two classes of a case in two minutes, one of them for opening it: learned and added up again it is two minutes."""
+    made = review_project(tmp_path, cases=1)
+    names = ("liver", "aorta")
+    found = {n: ClassImportance(0.1, 1.0, 0.0, 0.0, 1, 9.0, n, {"doubt": 0.1}) for n in names}
+    write_importances(folder_of(made, 1) / "scores.json", [CaseImportance("case_1", 1.0, found)])
+    for name in names:
+        made.pool.annotate(
+            "case_1", name, box(name), source=Source.REVISED, author="dr. a", round=1, seconds=60.0
+        )
+    taken = [example.seconds for example in examples(made)]
+    assert taken == [30.0, 30.0]
+    timed = {n: replace(one, minutes=taken[0] / 60) for n, one in found.items()}
+    assert minutes_of(CaseImportance("case_1", 1.0, timed), names) == 2.0
 
 
 def test_rounds_of_the_published_recipe_teach_nothing(tmp_path: Path) -> None:

@@ -101,6 +101,29 @@ def test_cases_of_the_published_recipe_go_by_their_attended_voxels() -> None:
     assert [(r.case_id, r.score) for r in rows] == [("b", 7.0), ("a", 6.0)]
 
 
+def test_a_name_that_nobody_knows_is_said_with_the_nearest(tmp_path: Path) -> None:
+    """A class with a text vector may be asked for although the project does not list it."""
+    made, _ = project(tmp_path, pool=1)
+    write_importances(tmp_path / "scores" / "scores.json", [timed("case_0", 1.0, liver=1.0)])
+    words = [
+        "select",
+        str(tmp_path / "scores"),
+        "-o",
+        str(tmp_path / "list.csv"),
+        "--project",
+        str(made.root),
+    ]
+
+    def asked(classes: str) -> tuple[int, str]:
+        found = CliRunner().invoke(app, [*words, "--classes", classes, "--json"])
+        said = json.loads(found.stdout)["selected"][0]["classes"] if found.exit_code == 0 else found.stderr
+        return found.exit_code, " ".join(said.split()) if isinstance(said, str) else ",".join(said)
+
+    code, said = asked("duodenim")
+    assert code == UsageError.exit_code and "got 'duodenim'; did you mean duodenum?" in said
+    assert asked("duodenum,Duodenum,IVC") == (0, "duodenum,postcava")
+
+
 # What is judged already -----------------------------------------------------------------------------------------------
 
 
@@ -282,7 +305,7 @@ def test_the_command_leaves_out_what_an_expert_has_open_and_keeps_to_minutes(tmp
     assert found.exit_code == 0, found.output
     said = json.loads(found.stdout)
     assert [row["case_id"] for row in said["selected"]] == ["case_2", "case_1"]
-    assert (said["leased"], said["minutes"]) == (["case_3"], 4.3)
+    assert (said["leased"], said["minutes"]) == (["case_3"], pytest.approx(4.3))
     diverse = CliRunner().invoke(app, [*words, "--cases", "2", "--strategy", "diverse", *where])
     assert diverse.exit_code == 0, diverse.output
     assert len(json.loads(diverse.stdout)["selected"]) == 2

@@ -16,6 +16,7 @@ from ctune.cohort import predict_cases
 from ctune.compositions import load_model
 from ctune.expert import truth_of
 from ctune.importance import CaseImportance
+from ctune.importance.judged import judged_volumes
 from ctune.importance.pool import score_pool
 from ctune.inference.engine import Axis
 from ctune.optimise import resolve_device
@@ -76,6 +77,7 @@ def _recipe(
             grid_of=project.pool.grid,
             classes=cohort.scale.classes,
             config=changed,
+            judged=judged_volumes(project, cohort.scale.classes) if recipe == "ctune" else {},
             per_class=per_class,
             on_progress=on_progress,
         )

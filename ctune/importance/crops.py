@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ctune.errors import DataError
 from ctune.types import Grid, Prediction
 
 Levels = npt.NDArray[np.uint8]
@@ -71,10 +72,13 @@ def crop(
 
 
 def crops(predictions: Sequence[Prediction], names: Sequence[str], floor: int, clear: bool) -> list[Crop]:
-    """Of predictions in memory: one model's, or several models' of the same case."""
+    """Of predictions in memory: one model's, or several models' of the same case. Raises DataError for values that are no
+    probabilities."""
     out, network_mm = [], max(side_mm(p.network_spacing_mm) for p in predictions)
     for name in names:
         at = [p.classes.index(name) for p in predictions]
+        for prediction, k in zip(predictions, at, strict=True):
+            check_finite(prediction.probabilities[k], prediction.case_id, name)
         members = [levels(p.probabilities[k]) for p, k in zip(predictions, at, strict=True)]
         spreads = [
             p.inconsistency[k] for p, k in zip(predictions, at, strict=True) if p.inconsistency is not None
@@ -82,6 +86,15 @@ def crops(predictions: Sequence[Prediction], names: Sequence[str], floor: int, c
         spread = levels(np.maximum.reduce(spreads)) if spreads else None
         out.append(crop(name, members, spread, floor, clear, network_mm))
     return out
+
+
+def check_finite(values: npt.NDArray[np.float32], case_id: str, name: str) -> None:
+    """Raise DataError for a value that is no number: as a byte it would be a sure background."""
+    if odd := int(values.size - np.isfinite(values).sum()):
+        raise DataError(
+            f"case {case_id}, {name}: expected probabilities, got {odd} values that are not finite; the model's head has "
+            "diverged: predict with another version of it"
+        )
 
 
 def side_mm(spacing_mm: Sequence[float] | None) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -40,7 +41,7 @@ def read_crops(
     spreads = [
         channels(folder / "inconsistency.nii.gz", grid)
         for folder, about in zip(folders, abouts, strict=True)
-        if about["inconsistency"]
+        if about.get("inconsistency")
     ]
     network_mm = max(side_mm(about.get("network_spacing_mm")) for about in abouts)
     found = {}
@@ -60,6 +61,10 @@ def channels(path: Path, grid: Grid) -> Iterator[Levels]:
         raise ImageFileError(f"expected values of a prediction, found no file {path}; predict the case again")
     try:
         image = nib.Nifti1Image.from_filename(path)
+        if image.get_data_dtype() != np.uint8:
+            raise ImageFileError(
+                f"expected bytes in steps of 1/255 in {path}, got {image.get_data_dtype()}; let `ctune predict` write it"
+            )
         check_same_grid(Grid(image.shape[:3], np.asarray(image.affine)), grid, str(path), path)
         yield from _volumes(path, image, grid)
     except (EOFError, OSError, zlib.error, NibabelError, WrapStructError) as error:
@@ -83,13 +88,39 @@ def _volumes(path: Path, image: nib.Nifti1Image, grid: Grid) -> Iterator[Levels]
             yield buffer.T
 
 
-def _about(folder: Path, names: Sequence[str]) -> dict[str, Any]:
+def record_of(folder: Path) -> dict[str, Any]:
+    """What ``prediction.json`` says of a finished prediction. Raises DataError where there is none, or a damaged one."""
     path = folder / "prediction.json"
-    if not path.exists():
+    try:
+        about: dict[str, Any] = read_json(path)
+        if lacking := {"classes", "model", "volumes_ml"} - set(about):
+            raise KeyError(*sorted(lacking))
+        return about
+    except FileNotFoundError:
         raise DataError(
             f"expected a finished prediction in {folder}, found no prediction.json; predict the case again"
-        )
-    about: dict[str, Any] = read_json(path)
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"expected a whole {path}, got one that is cut short or damaged ({type(error).__name__}: {error}); "
+            "remove it and predict the case again"
+        ) from None
+
+
+def stamp_of(folder: Path, files: bool) -> list[Any]:
+    """What tells one prediction of a case from another: the digest of its record; with `files` also size and time of change
+    of the files behind it, in nanoseconds, None for one that is not there."""
+    digest = hashlib.sha256((folder / "prediction.json").read_bytes()).hexdigest()
+    out: list[Any] = [digest]
+    for name in ("probabilities.nii.gz", "inconsistency.nii.gz") if files else ():
+        there = (folder / name).is_file()
+        about = (folder / name).stat() if there else None
+        out.append([about.st_size, about.st_mtime_ns] if about else None)
+    return out
+
+
+def _about(folder: Path, names: Sequence[str]) -> dict[str, Any]:
+    about = record_of(folder)
     if not about.get("probabilities", True):
         raise DataError(
             f"expected a prediction with probabilities in {folder}, got masks alone; predict the case again with "

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
 from ctune.types import Grid
 
@@ -17,6 +18,9 @@ ENOUGH_CASES = 8
 _SIDES = {"right": "left", "left": "right"}
 _LEAST_SPREAD = 0.1
 """Of log volume: organs of a pool that happen to be alike do not make a tenth more or less implausible."""
+
+_AS_LARGE, _APART_MM = 1 / 3, 60.0
+"""Two organs of a pair are about as large as each other, and farther apart than the halves of a torn one."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,20 @@ def usual_volumes(volumes: Iterable[Mapping[str, float]]) -> dict[str, Usual]:
     return out
 
 
+def usual_in_pool(
+    predicted: Mapping[str, Mapping[str, float]], judged: Mapping[str, Mapping[str, float]]
+) -> dict[str, Usual]:
+    """{class: Usual} from {case: {class: mL}} of predictions and of masks that people drew.
+
+    Where people drew a class in 8 cases or more their masks alone say what is usual: a base that never finds an organ says
+    that it is usually not there. Below that both count together, a case's judged mask in place of its prediction.
+    """
+    people = usual_volumes(judged.values())
+    cases = sorted({*predicted, *judged})
+    both = usual_volumes({**predicted.get(case, {}), **judged.get(case, {})} for case in cases)
+    return {**both, **people}
+
+
 def odd_volume(volume_ml: float, usual: Usual | None) -> float:
     """How implausible a volume is, in [0, 1]: 0 within two spreads of the median of ln(mL), 1 beyond six; 0 without `usual`.
 
@@ -76,6 +94,31 @@ def partner(name: str) -> str | None:
     words = name.split("_")
     other = [_SIDES.get(word, word) for word in words]
     return "_".join(other) if other != words else None
+
+
+def on_both_sides(
+    mask: npt.NDArray[np.bool_], start: tuple[int, int, int], grid: Grid, right: bool
+) -> npt.NDArray[np.bool_]:
+    """Of a class with a side whose partner was not found: its part on the other side, (x, y, z) bool like the mask.
+
+    That is one organ of each side under one name. Only where two parts, 26-connected, are the largest, the smaller at least
+    `_AS_LARGE` of the other, and their middles at least `_APART_MM` apart from left to right; else nothing.
+    """
+    labels, count = ndimage.label(mask, np.ones((3, 3, 3), dtype=bool))
+    nothing = np.zeros_like(mask)
+    if count < 2:
+        return nothing
+    sizes = np.bincount(labels.ravel())[1:]
+    largest = np.argsort(-sizes, kind="stable")[:2] + 1
+    if sizes[largest[1] - 1] < _AS_LARGE * sizes[largest[0] - 1]:
+        return nothing
+    middles = [
+        float(grid.affine[0, :3] @ (np.array(at) + start) + grid.affine[0, 3])
+        for at in ndimage.center_of_mass(mask, labels, largest)
+    ]
+    if abs(middles[0] - middles[1]) < _APART_MM:
+        return nothing
+    return wrong_side(mask, start, grid, sum(middles) / 2, right)
 
 
 def is_right(name: str) -> bool:

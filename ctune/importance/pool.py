@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,9 @@ from ctune.data.files import read_json, write_json
 from ctune.data.nifti import write_volume
 from ctune.importance.case import Clean, floor_of, score_crops
 from ctune.importance.crops import Booleans
-from ctune.importance.files import read_crops
-from ctune.importance.plausibility import Usual, usual_volumes
+from ctune.importance.files import read_crops, record_of, stamp_of
+from ctune.importance.own import Pool, in_pool
+from ctune.importance.plausibility import Usual, usual_in_pool
 from ctune.importance.values import CaseImportance, as_record, of_record
 from ctune.importance.weights import Weights
 from ctune.postprocess import clean
@@ -29,6 +31,8 @@ class Scoring:
     """What the scores of a pool are made with: plain values, so that any worker can do any case.
 
     predictions: folders of one model's predictions or several's. out: where scores and maps come. usual: of the whole pool.
+    files: whether a prediction whose files have changed, and whose record has not, is another; where predictions are brought
+    from elsewhere for each case, their times say nothing.
     """
 
     predictions: tuple[Path, ...]
@@ -38,32 +42,57 @@ class Scoring:
     usual: Mapping[str, Usual]
     weights: Weights
     per_class: bool = False
+    files: bool = True
 
     def about(self, case_id: str) -> dict[str, Any]:
-        """What decides a case's score: the same, the same score."""
-        config = self.config
+        """What decides a case's voxels: the same, the same maps and measures. Raises DataError without a prediction."""
+        config, folders = self.config, [folder / case_id for folder in self.predictions]
+        cleaned = {n: r.model_dump(mode="json") for n, r in config.postprocess.items() if n in self.classes}
         return {
             "settings": config.importance.model_dump(mode="json"), "threshold": config.inference.threshold,
-            "classes": list(self.classes), "weights": asdict(self.weights), "per_class": self.per_class,
-            "usual": {name: asdict(found) for name, found in self.usual.items()},
-            "postprocess": {
-                n: r.model_dump(mode="json") for n, r in config.postprocess.items() if n in self.classes
-            },
-            "models": [read_json(folder / case_id / "prediction.json")["model"] for folder in self.predictions],
+            "classes": list(self.classes), "per_class": self.per_class,
+            # ctune's own recipe takes masks as they are.
+            "postprocess": cleaned if self._published else {},
+            "models": [record_of(folder)["model"] for folder in folders],
+            "predictions": [stamp_of(folder, self.files) for folder in folders],
         }  # fmt: skip
 
+    @property
+    def pool(self) -> dict[str, Any]:
+        """What else decides its score: the weights, and what is usual in the pool. Nothing of it in the published recipe."""
+        if self._published:
+            return {}
+        usual = {name: asdict(self.usual[name]) for name in self.classes if name in self.usual}
+        return {"weights": asdict(self.weights), "usual": usual}
+
+    @property
+    def _published(self) -> bool:
+        return self.config.importance.recipe == "aa8k"
+
     def known(self, case_id: str) -> CaseImportance | None:
-        """The importance of a case that was scored with the same; None when it was not. Reads its predictions' records alone."""
-        return _finished(self.out / f"{case_id}.json", self.about(case_id))
+        """The importance of a case whose voxels were scored with the same; None when they were not.
+
+        Reads its predictions' records alone. Where the pool or the weights have changed since, the score follows them from
+        the measures that are kept; no map depends on them.
+        """
+        path = self.out / f"{case_id}.json"
+        found = _finished(path)
+        if found is None or found["about"] != _as_json(self.about(case_id)):
+            return None
+        record = of_record(found["importance"])
+        if found["pool"] != _as_json(self.pool):
+            record = self._in_pool(record)
+            self._write(path, record)
+        return record
 
     def case(self, case_id: str, grid: Grid) -> CaseImportance:
         """The importance of one case; its maps are in ``out``. One that was scored with the same is not read again.
 
         Raises what ``read_crops`` raises.
         """
-        about, out, settings = self.about(case_id), self.out, self.config.importance
         record = self.known(case_id)
         if record is None:
+            out, settings = self.out, self.config.importance
             floor, clear = floor_of(settings)
             importance = score_crops(
                 case_id,
@@ -82,8 +111,22 @@ class Scoring:
             for name, heat in importance.maps.items():
                 write_volume(out / case_id / f"{name}.nii.gz", heat, grid)
             record = importance.summary()
-            write_json(out / f"{case_id}.json", {"about": about, "importance": as_record(record)})
+            self._write(out / f"{case_id}.json", record)
         return record
+
+    def _in_pool(self, record: CaseImportance) -> CaseImportance:
+        pool = Pool(self.usual, self.weights)
+        classes = {name: in_pool(name, one, pool) for name, one in record.classes.items()}
+        score, minutes = (
+            float(sum(getattr(one, name) for one in classes.values())) for name in ("score", "minutes")
+        )
+        return CaseImportance(record.case_id, score, classes, minutes)
+
+    def _write(self, path: Path, record: CaseImportance) -> None:
+        write_json(
+            path,
+            {"about": self.about(record.case_id), "pool": self.pool, "importance": as_record(record)},
+        )
 
 
 def scoring(
@@ -94,13 +137,22 @@ def scoring(
     classes: Sequence[str],
     config: Config,
     weights: Weights | None = None,
+    judged: Mapping[str, Mapping[str, float]] = MappingProxyType({}),
     per_class: bool = False,
+    files: bool = True,
 ) -> Scoring:
-    """How to score the cases of a pool: the one pass over voxels that follows knows the volumes of all."""
+    """How to score the cases of a pool: the one pass over voxels that follows knows the volumes of all.
+
+    judged: {case: {class: mL}} of masks that people drew (``judged_volumes``). Raises DataError for a case without a
+    finished prediction.
+    """
     # Volumes stand in a few lines beside each prediction.
-    volumes = (read_json(predictions[0] / c / "prediction.json")["volumes_ml"] for c in case_ids)
-    usual = usual_volumes({n: ml for n, ml in found.items() if n in classes} for found in volumes)
-    return Scoring(tuple(predictions), out, tuple(classes), config, usual, weights or Weights(), per_class)
+    volumes = {case: record_of(predictions[0] / case)["volumes_ml"] for case in case_ids}
+    wanted = {case: {n: ml for n, ml in found.items() if n in classes} for case, found in volumes.items()}
+    usual = usual_in_pool(wanted, judged)
+    return Scoring(
+        tuple(predictions), out, tuple(classes), config, usual, weights or Weights(), per_class, files
+    )
 
 
 def score_pool(
@@ -112,6 +164,7 @@ def score_pool(
     classes: Sequence[str],
     config: Config,
     weights: Weights | None = None,
+    judged: Mapping[str, Mapping[str, float]] = MappingProxyType({}),
     per_class: bool = False,
     on_progress: OnProgress = silent,
 ) -> list[CaseImportance]:
@@ -122,7 +175,14 @@ def score_pool(
     not read again. Raises what ``read_crops`` raises.
     """
     how = scoring(
-        predictions, case_ids, out, classes=classes, config=config, weights=weights, per_class=per_class
+        predictions,
+        case_ids,
+        out,
+        classes=classes,
+        config=config,
+        weights=weights,
+        judged=judged,
+        per_class=per_class,
     )
     done = []
     for number, case_id in enumerate(case_ids):
@@ -143,12 +203,13 @@ def _clean(rules: Mapping[str, Cleaning], grid: Grid, name: str, mask: Booleans)
     return clean(mask.astype(np.uint8), rules[name], grid) > 0 if name in rules else mask
 
 
-def _finished(path: Path, about: Mapping[str, Any]) -> CaseImportance | None:
-    if not path.exists():
+def _finished(path: Path) -> dict[str, Any] | None:
+    """What was kept of a case; None where nothing was, or by an earlier version, or what cannot be read: it is made again."""
+    try:
+        found: dict[str, Any] = read_json(path)
+        return found if found.keys() >= {"about", "pool", "importance"} else None
+    except (FileNotFoundError, ValueError, AttributeError):
         return None
-    found = read_json(path)
-    # As JSON has it: a tuple comes back as a list.
-    return of_record(found["importance"]) if found["about"] == _as_json(about) else None
 
 
 def _as_json(value: Any) -> Any:

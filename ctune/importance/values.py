@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ctune.data.files import read_json, write_json
+from ctune.errors import DataError
 
 Attention = npt.NDArray[np.uint8]
 """(X, Y, Z) uint8 on the CT's grid: 0 where nothing calls for a look, to 255 where most does."""
@@ -24,7 +25,8 @@ class ClassImportance:
     """One class in one case; volumes in mL (ctune) or voxels (aa8k). reason: why, in words.
 
     measures: the value of each measure that went into the score, by name. expected_ml: how much of the mask an expert is
-    expected to change. minutes: what that is expected to take, opening the case left out.
+    expected to change. minutes: what that is expected to take, opening the case left out. soft_ml: sum of the probabilities;
+    wrong_side_ml: of the mask. With these a score can follow the pool without the voxels.
     """
 
     score: float
@@ -37,6 +39,8 @@ class ClassImportance:
     measures: Mapping[str, float] = field(default_factory=dict)
     expected_ml: float = 0.0
     minutes: float = 0.0
+    soft_ml: float = 0.0
+    wrong_side_ml: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -82,8 +86,18 @@ def write_importances(path: Path, importances: Sequence[CaseImportance]) -> None
 
 
 def read_importances(path: Path) -> list[CaseImportance]:
-    """What ``write_importances`` wrote."""
-    return [of_record(record) for record in read_json(path)]
+    """What ``write_importances`` wrote. Raises DataError where there is none, or one that is cut short."""
+    try:
+        return [of_record(record) for record in read_json(path)]
+    except FileNotFoundError:
+        raise DataError(
+            f"expected scores in {path}, found no such file; run `ctune score` first, or name the folder that it wrote"
+        ) from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"expected scores in {path}, got a file that is cut short or damaged ({type(error).__name__}: {error}); "
+            "score again"
+        ) from None
 
 
 def as_record(one: CaseImportance) -> dict[str, Any]:

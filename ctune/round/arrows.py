@@ -18,6 +18,7 @@ from ctune.foundation import register_tuning
 from ctune.global_features import features_of_cases
 from ctune.hybrid import save_hybrid
 from ctune.importance import read_importances, write_importances, write_weights
+from ctune.importance.judged import judged_volumes
 from ctune.importance.pool import scoring
 from ctune.optimise import resolve_device
 from ctune.outcome import read_record, validation_of
@@ -114,7 +115,7 @@ class Desk:
         weights = learned_weights(self.project)
         how = scoring(
             [self.folder / "predictions"], self.candidates, self.folder / "attention", classes=classes,
-            config=self.project.config, weights=weights,
+            config=self.project.config, weights=weights, judged=judged_volumes(self.project, classes),
         )  # fmt: skip
         importances = self.by_case.score(how, self.candidates)
         write_importances(self.folder / "scores.json", importances)

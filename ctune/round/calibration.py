@@ -6,6 +6,7 @@ from ctune.importance import Example, Weights, learn, read_importances
 from ctune.project import Project
 from ctune.round.revisions import changes_of
 from ctune.round.state import RoundState, folder_of, rounds
+from ctune.select import OPENING_MINUTES
 from ctune.types import Source
 
 
@@ -37,13 +38,16 @@ def _of_round(project: Project, state: RoundState) -> list[Example]:
 
 
 def _seconds(project: Project, number: int, case_id: str, class_name: str) -> float | None:
-    """Of the newest revision of a class in a round; a case's time is shared evenly by the classes revised in it."""
-    taken = [
-        record.seconds
+    """Of the newest revision of a class in a round, without its share of opening the case.
+
+    A case's time is shared evenly by the classes revised in it, and opening it is part of that time; a list counts the opening
+    once a case by itself (``select.minutes_of``).
+    """
+    revised = [
+        record
         for record in project.pool.annotations(case_id)
-        if record.source == Source.REVISED
-        and record.round == number
-        and project.class_of(record) == class_name
-        and record.seconds is not None
+        if record.source == Source.REVISED and record.round == number and record.seconds is not None
     ]
-    return taken[-1] if taken else None
+    taken = [r.seconds for r in revised if project.class_of(r) == class_name and r.seconds is not None]
+    classes = {project.class_of(record) for record in revised}
+    return max(0.0, taken[-1] - 60.0 * OPENING_MINUTES / len(classes)) if taken else None
