@@ -14,7 +14,7 @@ from ctune.bench.run import run_bench
 from ctune.bench.selection_cohort import SCALES, make_cohort
 from ctune.bench.selection_figures import curve, gates, minutes_to, ratios_to_random, summary
 from ctune.bench.selection_finding import ranking
-from ctune.bench.selection_parts import asked, seconds_of, timed_part
+from ctune.bench.selection_parts import asked
 from ctune.bench.selection_worth import WAYS
 from ctune.errors import UsageError
 from ctune.types import Grid
@@ -157,22 +157,6 @@ def test_a_run_of_one_data_set_has_its_gates_alone() -> None:
     assert "spearman_hippocampus.ctune" in figures and "spearman.ctune" not in figures
 
 
-def test_a_part_keeps_its_seconds_over_all_attempts_at_it(tmp_path: Path) -> None:
-    def stopped() -> dict[str, object]:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        timed_part(tmp_path / "way.json", stopped)
-    (tmp_path / "way.clock.json").write_text('{"seconds": 100.0, "cpu_seconds": 50.0}')
-    done = timed_part(tmp_path / "way.json", lambda: {"rounds": []})
-    again = timed_part(tmp_path / "way.json", stopped)
-    assert done == again and done["rounds"] == []
-    assert 100 <= done["took"]["seconds"] < 110 and 50 <= done["took"]["cpu_seconds"] < 60
-    assert seconds_of({"seed 0": {"worth": {"random": done, "ctune": done}}}) == pytest.approx(
-        2 * done["took"]["cpu_seconds"]
-    )
-
-
 def test_another_name_of_a_data_set_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CTUNE_SELECTION_DATA", "phantoms, hippocampi")
     with pytest.raises(UsageError, match=r"expected some of phantoms, hippocampus in .*, got 'hippocampi'"):
@@ -211,8 +195,8 @@ def test_the_smallest_run_goes_from_cohort_to_figures(
     assert path.exists() and len(document["data"]) == 1 and document["failures"]
     worth = document["details"]["seed 0"]["phantoms"]["worth"]
     assert all(len(found["rounds"]) == 1 and found["rounds"][0]["minutes"] > 0 for found in worth.values())
-    assert all(found["took"]["cpu_seconds"] > 0 for found in worth.values())
-    assert 0 < document["core_hours"] < 1
+    (took,) = [took for name, took in result.parts.items() if name.startswith("seed-0")]
+    assert len(took.parts) == 3 + len(few) and all(part.seconds > 0 for part in took.parts.values())
     assert document["scoring_over_plain_prediction_time"]["ctune"] > 0
 
     # Another run takes the parts of this one: nothing is measured again.
@@ -220,7 +204,7 @@ def test_the_smallest_run_goes_from_cohort_to_figures(
     monkeypatch.setattr("ctune.bench.selection.one", None)
     merged, _ = run_bench("selection", "smoke", out=tmp_path / "merged")
     assert merged.details == result.details and merged.data == result.data
-    assert merged.measures["core_hours"] == document["core_hours"]
+    assert merged.parts == result.parts and merged.seconds >= sum(p.seconds for p in result.parts.values())
 
 
 def test_rounds_begin_with_the_heads_that_they_tune(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,4 +219,4 @@ def test_rounds_begin_with_the_heads_that_they_tune(tmp_path: Path, monkeypatch:
     base, model = (load_model(registry, name, cpu) for name in ("base", cohort.model))
     assert {base.network.head(n).kind for n in small.revised} == {"text"}
     assert {model.network.head(n).kind for n in small.revised} == {"pyramid"}
-    assert model.record.base == base.record.base and cohort.took["cpu_seconds"] > 0
+    assert model.record.base == base.record.base

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ctune.bench.catalogue import Preset
+from ctune.bench.parts import part
 from ctune.bench.result import Measured
-from ctune.bench.run import part
 from ctune.bench.selection_cohort import (
     COARSE,
     HIPPOCAMPUS,
@@ -28,7 +28,7 @@ from ctune.bench.selection_cohort import (
 from ctune.bench.selection_figures import gates, summary
 from ctune.bench.selection_finding import RECIPES, measure, predict_candidates
 from ctune.bench.selection_large import measure as measure_large
-from ctune.bench.selection_parts import Earlier, asked, seconds_of, timed_part
+from ctune.bench.selection_parts import Earlier, asked, folder_of
 from ctune.bench.selection_worth import measure as measure_worth
 from ctune.types import OnProgress, Progress
 
@@ -46,7 +46,7 @@ def run(preset: str, seeds: Sequence[int], work: Path, on_progress: OnProgress) 
     by_seed, data = dict[str, Any](), dict[str, str]()
     for order, seed in enumerate(seeds):
         for number, name in enumerate(name for name in every if name in wanted):
-            scale, folder = SCALES[name][size], work / f"seed-{seed}" / name.replace(" ", "-")
+            scale, folder = SCALES[name][size], work / folder_of(seed, name)
             rounds = order < scale.worth_seeds
             if name == COARSE and not rounds:
                 continue  # it is there for its rounds
@@ -65,8 +65,7 @@ def run(preset: str, seeds: Sequence[int], work: Path, on_progress: OnProgress) 
             work / "large.json", measure_large, work / "large", preset, seeds[0], RECIPES
         )
     measures = summary(list(by_seed.values()), details.get("large"))
-    measures["core_hours"] = round(seconds_of(details) / 3600, 3)
-    return Measured(measures, details, missing, data, gates(measures, size))
+    return Measured(measures, details, missing, data, gates(measures, size), earlier.parts)
 
 
 def one(
@@ -75,14 +74,14 @@ def one(
     """Everything of one data set and seed, with rounds or without; each way of choosing is kept as it ends."""
     cohort = make_cohort(folder, data, preset, seed, on_progress)
     predictions = folder / "predictions"
-    spent = timed_part(folder / "predicted.json", _predict, cohort, predictions, on_progress)
-    found = timed_part(folder / "finding.json", measure, cohort, predictions, folder / "scores", on_progress)
+    spent = part(folder / "predicted.json", _predict, cohort, predictions, on_progress)
+    found = part(folder / "finding.json", measure, cohort, predictions, folder / "scores", on_progress)
     worth = measure_worth(cohort, predictions, folder, on_progress) if rounds else {}
     for done in (predictions, folder / "scores", cohort.project.cache):
         shutil.rmtree(done, ignore_errors=True)
     return {
         "scale": asdict(cohort.scale),
-        "cohort": {"model": cohort.model, "took": cohort.took},
+        "model": cohort.model,
         "predicting": spent,
         "finding": found,
         "worth": worth,

@@ -14,7 +14,7 @@ measured: every way of choosing starts from this model.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from ctune.bench.catalogue import Preset
-from ctune.bench.selection_parts import timed_part
+from ctune.bench.parts import part
 from ctune.bench.study import EXPERT
 from ctune.classes import NINE_ORGANS, canonical
 from ctune.config import Config
@@ -98,8 +98,7 @@ class Cohort:
     """A project whose pool waits for selection, and the truth behind it.
 
     truth: folder with ``<case>/segmentations/<class>.nii.gz`` of every case. candidates: ids that nobody has annotated. model:
-    in the project's registry, the one that predicts the pool and from which every way of choosing starts. took: seconds of
-    making it all.
+    in the project's registry, the one that predicts the pool and from which every way of choosing starts.
     """
 
     project: Project
@@ -109,7 +108,6 @@ class Cohort:
     seed: int
     digest: str
     model: str
-    took: Mapping[str, Any]
 
 
 def config_of(data: str, preset: Preset, seed: int) -> Config:
@@ -142,13 +140,11 @@ def hippocampus_folder() -> Path | None:
 def make_cohort(folder: Path, data: str, preset: Preset, seed: int, on_progress: OnProgress) -> Cohort:
     """Make the cohort in `folder` and train its model, or find both there."""
     scale, config, root = SCALES[data][preset], config_of(data, preset, seed), folder / "project"
-    ready = timed_part(folder / "ready.json", _make, folder, data, scale, config, on_progress)
+    ready = part(folder / "ready.json", _make, folder, data, scale, config, on_progress)
     project = Project(open_project(root).root, config)
     known = {case.id for case in project.pool.cases(Split.POOL) if project.pool.annotations(case.id)}
     free = tuple(case.id for case in project.pool.cases(Split.POOL) if case.id not in known)
-    return Cohort(
-        project, folder / ready["truth"], scale, free, seed, ready["digest"], ready["model"], ready["took"]
-    )
+    return Cohort(project, folder / ready["truth"], scale, free, seed, ready["digest"], ready["model"])
 
 
 def _make(folder: Path, data: str, scale: Scale, config: Config, on_progress: OnProgress) -> dict[str, str]:
@@ -232,20 +228,20 @@ def _write_truth(folder: Path, parts: _Parts, scale: Scale) -> Path:
 
 
 def _fill(project: Project, parts: _Parts, scale: Scale) -> None:
-    for part, split in (
+    for name, split in (
         ("base", Split.POOL),
         ("validation", Split.VALIDATION),
         ("tests", Split.TEST),
         ("pool", Split.POOL),
     ):
-        cases = parts[part]
-        if part == "pool":
+        cases = parts[name]
+        if name == "pool":
             # Nobody has judged them: they come as images alone.
             cases = [replace(c, masks={}, label_map=None, labels={}) for c in cases]
         report = import_cases(
             project.pool,
             cases,
-            classes=None if part == "pool" else scale.classes,
+            classes=None if name == "pool" else scale.classes,
             splits=Splits(rest=split),
             author=EXPERT,
         )

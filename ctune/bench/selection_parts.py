@@ -1,4 +1,4 @@
-"""Parts of a run that know how long they took, and that another run's result may already hold.
+"""Parts of a run that another run's result may already hold.
 
 A run of five seeds takes hours. It can be shared among processes, one seed or data set each, and put together afterwards:
 CTUNE_SELECTION_DATA names, with commas, what a run measures (everything by default); CTUNE_SELECTION_RESULTS names a folder of
@@ -8,47 +8,13 @@ results whose parts are taken as they are, where they were measured at the same 
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ctune.bench.machine import commit
-from ctune.bench.result import read_result
-from ctune.bench.run import part, plain
-from ctune.data.files import read_json, write_json
+from ctune.bench.parts import plain
+from ctune.bench.result import BenchResult, Part, read_result
 from ctune.errors import UsageError
-
-
-def timed_part(path: Path, make: Any, *arguments: Any) -> Any:
-    """``run.part`` of a mapping, with "took": seconds and processor seconds over all attempts at it, and the source's commit.
-
-    Attempts that were stopped are counted as long as they could say so; one that was killed is not.
-    """
-    clock = path.with_name(f"{path.stem}.clock.json")
-
-    def made() -> dict[str, Any]:
-        before = read_json(clock) if clock.exists() else {"seconds": 0.0, "cpu_seconds": 0.0}
-        wall, cpu = time.perf_counter(), time.process_time()
-        try:
-            found = make(*arguments)
-        finally:
-            took = {
-                "seconds": round(before["seconds"] + time.perf_counter() - wall, 3),
-                "cpu_seconds": round(before["cpu_seconds"] + time.process_time() - cpu, 3),
-            }
-            write_json(clock, took)
-        return {**found, "took": {**took, "commit": commit()}}
-
-    return part(path, made)
-
-
-def seconds_of(value: Any) -> float:
-    """Processor seconds of every part in a result's details."""
-    if not isinstance(value, Mapping):
-        return 0.0
-    own = value["took"]["cpu_seconds"] if "took" in value else 0.0
-    return float(own + sum(seconds_of(inner) for name, inner in value.items() if name != "took"))
 
 
 def asked(every: Sequence[str]) -> tuple[str, ...]:
@@ -72,18 +38,34 @@ class Earlier:
                 f"expected results of selection in CTUNE_SELECTION_RESULTS, found none in {folder}"
             )
         found = [result for result in map(read_result, paths) if result.preset == preset]
-        self.details: list[Mapping[str, Any]] = [
-            result.details for result in sorted(found, key=lambda result: result.started, reverse=True)
-        ]
+        self.results = sorted(found, key=lambda result: result.started, reverse=True)
+        self.parts: dict[str, Part] = {}
+        """What the parts took that were asked for here and found."""
 
     def data_set(self, seed: int, name: str, scale: Mapping[str, Any], rounds: bool) -> dict[str, Any] | None:
         """One data set of one seed, where it was measured at this scale, with rounds when they are asked for."""
-        for details in self.details:
-            found = details.get(f"seed {seed}", {}).get(name)
+        for result in self.results:
+            one: Any = result.details.get(f"seed {seed}")
+            found = one.get(name) if one else None
             if found and found.get("scale") == plain(scale) and bool(found["worth"]) == rounds:
+                self._took(result, f"{folder_of(seed, name)}/found")
                 return dict(found)
         return None
 
     def large(self) -> dict[str, Any] | None:
         """What scoring a large case took."""
-        return next((dict(details["large"]) for details in self.details if details.get("large")), None)
+        for result in self.results:
+            found: Any = result.details.get("large")
+            if found:
+                self._took(result, "large")
+                return dict(found)
+        return None
+
+    def _took(self, result: BenchResult, part: str) -> None:
+        if part in result.parts:
+            self.parts[part] = result.parts[part]
+
+
+def folder_of(seed: int, name: str) -> str:
+    """Of a data set, below the folder of a run."""
+    return f"seed-{seed}/{name.replace(' ', '-')}"

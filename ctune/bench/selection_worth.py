@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ctune.bench.parts import part
 from ctune.bench.selection_cohort import Cohort
-from ctune.bench.selection_parts import timed_part
 from ctune.evaluate import CaseScore, read_scores
 from ctune.project import Project, open_project
 from ctune.round.drive import resume, start
@@ -34,7 +34,7 @@ def measure(cohort: Cohort, predictions: Path, work: Path, on_progress: OnProgre
     """{way: {"before": Dice of the model that all start from, "rounds": [{minutes, dice, cases} after each]}}."""
     out: dict[str, Any] = {}
     for number, way in enumerate(WAYS):
-        out[way] = timed_part(
+        out[way] = part(
             work / f"{way}.json", follow, cohort, way, predictions, work / f"project-{way}", on_progress
         )
         on_progress(Progress("ways of choosing", number + 1, len(WAYS), way))
