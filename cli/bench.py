@@ -1,16 +1,16 @@
-"""``ctune bench``: one sub-command a benchmark, made from the catalogue."""
+"""``ctune bench``: one sub-command a benchmark, made from the catalogue, and one for all of them."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
 from cli.options import choice
-from cli.output import AsJson, emit, fail, progress
+from cli.output import AsJson, emit, fail, note, progress
 from ctune.bench.catalogue import BENCHES, Bench, Preset
 
 if TYPE_CHECKING:
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from ctune.bench.result import BenchResult
 
 app = typer.Typer(
-    help="Measure what the loop costs and gives; each run leaves one JSON document with machine, versions and seeds, and a "
-    "figure that breaks its bound ends the command with exit code 3.",
-    no_args_is_help=True,
+    help="Measure what the loop costs and gives; each run leaves one JSON document with machine, versions and seeds. A "
+    "figure that breaks its bound ends the command with exit code 3; a run that stopped because its minutes were over ends "
+    "it with 5, and the same command goes on. Alone, it lists the benchmarks.",
+    invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -42,7 +43,8 @@ Minutes: TypeAlias = Annotated[
     typer.Option(
         "--minutes",
         min=0,
-        help="Stop at the first step after so long; the same command goes on.",
+        help="Stop at the first step after so long, with exit code 5; the same command goes on. By default 9 for the preset "
+        "gpu and never for others; inf never stops.",
         show_default=False,
     ),
 ]
@@ -62,10 +64,9 @@ def _command(bench: Bench) -> Callable[..., None]:
         from ctune.errors import GateError
 
         size = choice(Preset, preset, "--preset")
-        limit = math.inf if minutes is None else minutes
-        with progress(bench.name, as_json) as on_progress:
+        with _paused_told(as_json), progress(bench.name, as_json) as on_progress:
             result, path = run_bench(
-                bench.name, size, _seeds(seeds), out, work=work, minutes=limit, on_progress=on_progress
+                bench.name, size, _seeds(seeds), out, work=work, minutes=minutes, on_progress=on_progress
             )
         emit(result.document(), as_json, lambda console: _print(console, result, path))
         try:
@@ -78,13 +79,45 @@ def _command(bench: Bench) -> Callable[..., None]:
 
 
 @app.callback()
-def _group() -> None:
-    # Without it, typer makes a group of one command into that command.
-    pass
+def _group(context: typer.Context, as_json: AsJson = False) -> None:
+    if context.invoked_subcommand is None:
+        benches = [
+            {"name": b.name, "presets": [str(p) for p in b.presets], "help": b.help, "no_gpu": b.no_gpu}
+            for b in BENCHES
+        ]
+        emit({"benchmarks": benches}, as_json, _list)
 
 
 for _bench in BENCHES:
     app.command(_bench.name)(_command(_bench))
+
+
+@app.command("all")
+def every(
+    preset: PresetName = "smoke",
+    seeds: Seeds = "",
+    out: Out = Path("benchmarks/results"),
+    work: Work = None,
+    minutes: Minutes = None,
+    as_json: AsJson = False,
+) -> None:
+    """Every benchmark that can run here, one after the other: a JSON document each, and a summary.
+
+    Exit code 1 when one failed, 3 when a gate said no; what cannot run here is listed with the reason.
+    """
+    from ctune.bench.every import run_all
+    from ctune.errors import CtuneError, GateError
+
+    size = choice(Preset, preset, "--preset")
+    with _paused_told(as_json), progress("all", as_json) as on_progress:
+        found = run_all(size, _seeds(seeds), out, work=work, minutes=minutes, on_progress=on_progress)
+    emit(found, as_json, lambda console: _print_all(console, found))
+    if failed := found["failed"]:
+        error = CtuneError("; ".join(f"{name} failed: {message}" for name, message in failed.items()))
+        fail(error, error.exit_code, as_json=False)
+    if broken := found["broken"]:
+        no = GateError("; ".join(f"{name}: {message}" for name, message in broken.items()))
+        fail(no, no.exit_code, as_json=False)
 
 
 @app.command()
@@ -111,6 +144,42 @@ def report(
         as_json,
         lambda console: console.print(f"{', '.join(runs)}: written to {markdown} and {html}"),
     )
+
+
+@contextmanager
+def _paused_told(as_json: bool) -> Iterator[None]:
+    """A pause is no failure: with `as_json` its document goes to stdout, without it a line to stderr; exit code 5."""
+    from ctune.errors import BenchPausedError
+
+    try:
+        yield
+    except BenchPausedError as pause:
+        if as_json:
+            emit({**pause.document, "message": str(pause)}, as_json, lambda _: None)
+        note(f"paused: {pause}")
+        raise typer.Exit(pause.exit_code) from None
+
+
+def _list(console: Console) -> None:
+    from rich.table import Table
+
+    table = Table("benchmark", "presets", "what it measures")
+    for bench in BENCHES:
+        without = f" No preset gpu: {bench.no_gpu}." if bench.no_gpu else ""
+        table.add_row(bench.name, ", ".join(bench.presets), bench.help + without)
+    console.print(table)
+
+
+def _print_all(console: Console, found: Mapping[str, Any]) -> None:
+    from rich.table import Table
+
+    table = Table("benchmark", "seconds", "gates", "written to", title=f"all, preset {found['preset']}")
+    for name, one in found["results"].items():
+        kept = f"{sum(g['passed'] for g in one['gates'])} of {len(one['gates'])} kept"
+        table.add_row(name, f"{one['seconds']:.0f}", kept, one["path"])
+    console.print(table)
+    for name, why in found["not_run"].items():
+        console.print(f"not run: {name}: {why}")
 
 
 def _seeds(text: str) -> list[int] | None:

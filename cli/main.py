@@ -128,7 +128,7 @@ def main(
 ) -> None:
     """Grow a CT segmentation model together with experts, class by class, forgetting nothing.
 
-    Exit codes: 0 done, 1 failed, 2 usage, 3 a gate said no, 4 integrity.
+    Exit codes: 0 done, 1 failed, 2 usage, 3 a gate said no, 4 integrity, 5 a benchmark paused.
     """
 
 

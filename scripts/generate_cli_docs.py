@@ -21,8 +21,8 @@ HEAD = """# The command line
 
 Every command takes `--json`: one JSON document on stdout, while progress and logs go to stderr. A command
 that works on a project finds it from the working directory upwards, or takes it by `--project DIR`. Exit
-codes: 0 done, 1 failed, 2 usage, 3 a gate said no, 4 integrity. An error is one line on stderr, and with
-`--json` also a document `{"error": {"type": ..., "message": ...}}` on stdout.
+codes: 0 done, 1 failed, 2 usage, 3 a gate said no, 4 integrity, 5 a benchmark paused. An error is one line on stderr, and
+with `--json` also a document `{"error": {"type": ..., "message": ...}}` on stdout.
 """
 
 

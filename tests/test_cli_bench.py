@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,8 +13,10 @@ import typer
 from typer.testing import CliRunner
 
 from cli import bench as command
-from ctune.bench import catalogue
-from ctune.bench.catalogue import BENCHES, Bench
+from ctune.bench import catalogue, every
+from ctune.bench.catalogue import BENCHES, Bench, Preset
+from ctune.bench.run import MINUTES
+from ctune.errors import BenchPausedError
 
 runner = CliRunner()
 
@@ -71,6 +75,103 @@ def test_usage_errors(app: typer.Typer, arguments: list[str], text: str) -> None
     assert text in str(runner.invoke(app, ["letters", *arguments]).exception)
 
 
+def pauses(*_: object, **__: object) -> None:
+    raise BenchPausedError("stopped after 9.0 minutes in seeds at 1 of 3", {"what": "letters", "done": 1})
+
+
+def test_a_pause_is_told_apart_from_a_failure(app: typer.Typer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ctune.bench.run.run_bench", pauses)
+    answer = runner.invoke(app, ["letters", "--json"])
+    assert answer.exit_code == 5 and answer.stderr.startswith("paused: stopped after 9.0 minutes")
+    document = json.loads(answer.stdout)
+    assert document.items() >= {"paused": True, "what": "letters", "done": 1}.items()
+    assert runner.invoke(app, ["letters"]).stdout == ""
+
+
+def test_a_loop_of_the_shell_ends_with_the_run(tmp_path: Path) -> None:
+    """The line of docs/development.md, with a stand-in that pauses twice."""
+    (tmp_path / "ctune").write_text(
+        '#!/bin/sh\necho x >> runs\n[ "$(wc -l < runs)" -ge 3 ] && exit 0\nexit 5\n'
+    )
+    (tmp_path / "ctune").chmod(0o755)
+    page = (Path(__file__).resolve().parents[1] / "docs" / "development.md").read_text(encoding="utf-8")
+    (line,) = (text for text in page.splitlines() if text.startswith("$ while ctune bench"))
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(["sh", "-c", line[2:]], cwd=tmp_path, env=environment, timeout=20, check=False)
+    assert done.returncode == 0 and len((tmp_path / "runs").read_text().splitlines()) == 3
+
+
+def test_the_preset_gpu_stops_by_itself_and_others_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert MINUTES == {Preset.GPU: 9.0}
+
+
+def test_alone_it_lists_the_benchmarks() -> None:
+    answer = runner.invoke(command.app, [])
+    assert answer.exit_code == 0 and all(bench.name in answer.stdout for bench in BENCHES)
+    listed = json.loads(runner.invoke(command.app, ["--json"]).stdout)["benchmarks"]
+    assert [each["name"] for each in listed] == [bench.name for bench in BENCHES]
+    assert all(("gpu" in each["presets"]) != bool(each["no_gpu"]) for each in listed), (
+        "a reason, or the preset"
+    )
+
+
+def letters(*names: str) -> tuple[Bench, ...]:
+    return tuple(Bench(name, f"none:{name}", "Letters.") for name in names)
+
+
+@pytest.fixture
+def three(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A catalogue of one benchmark that measures, one whose gate says no, one that needs what is not here, one that breaks."""
+    source = """
+        import sys
+        from ctune.bench.result import Gate, Measured
+        from ctune.errors import UsageError
+        from ctune.bench import catalogue
+        from ctune.bench.catalogue import Bench, Preset
+        def good(preset, seeds, work, on_progress):
+            return Measured({"letters": 3}, gates=[Gate(figure="letters", value=3, bound=4, reference="docs")])
+        def bad(preset, seeds, work, on_progress):
+            return Measured({"letters": 5}, gates=[Gate(figure="letters", value=5, bound=4, reference="docs")])
+        def away(preset, seeds, work, on_progress):
+            raise UsageError("expected a browser")
+        def broken(preset, seeds, work, on_progress):
+            raise KeyError("a cable")
+        NAMES = ("good", "bad", "away", "broken")
+        catalogue.BENCHES = tuple(Bench(n, f"sitecustomize:{n}", "Letters.", tuple(Preset)) for n in NAMES)
+    """
+    # Each runs in a process of its own, which has to know them too.
+    (tmp_path / "sitecustomize.py").write_text(inspect.cleandoc(source))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(every, "BENCHES", letters("good", "bad", "away", "broken"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_all_that_can_run_here_runs_and_the_summary_says_the_rest(
+    three: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = runner.invoke(command.app, ["all", "--json"])
+    found = json.loads(answer.stdout)
+    assert list(found["results"]) == ["good", "bad"] and found["results"]["good"]["measures"] == {
+        "letters": 3
+    }
+    assert (three / found["results"]["good"]["path"]).exists() and found["results"]["bad"]["passed"] is False
+    assert found["not_run"] == {"away": "expected a browser"} and "a cable" in found["failed"]["broken"]
+    assert answer.exit_code == 1 and "broken failed" in answer.stderr
+    assert not (three / "benchmarks" / "results" / ".unfinished").exists()
+    monkeypatch.setattr(every, "BENCHES", letters("good", "away"))
+    assert runner.invoke(command.app, ["all"]).exit_code == 0
+
+
+def test_all_goes_on_where_its_minutes_were_over(three: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(every, "BENCHES", letters("good", "bad"))
+    answer = runner.invoke(command.app, ["all", "--json", "--minutes", "0"])
+    assert answer.exit_code == 5 and json.loads(answer.stdout)["done"] == ["good"]
+    assert runner.invoke(command.app, ["all"]).exit_code == 3
+    written = sorted(path.name for path in (three / "benchmarks" / "results").glob("*.json"))
+    assert written == ["bad-smoke-cpu.json", "good-smoke-cpu.json"], "nothing is measured twice"
+
+
 def test_every_benchmark_is_a_command() -> None:
     names = {registered.name for registered in command.app.registered_commands}
-    assert names >= {bench.name for bench in BENCHES}
+    assert names >= {"all", *(bench.name for bench in BENCHES)}

@@ -84,6 +84,7 @@ WITHOUT_TORCH = (
     "ctune.report",
     "ctune.bench.catalogue",
     "ctune.bench.energy",
+    "ctune.bench.every",
     "ctune.bench.machine",
     "ctune.bench.parts",
     "ctune.bench.result",

@@ -14,7 +14,7 @@ from ctune.bench.machine import commit, device_name, device_uuid, machine, now, 
 from ctune.bench.parts import TOOK, Sitting, part, plain
 from ctune.bench.result import Attempt, BenchResult, Measured, Part, check_measures, write_result
 from ctune.data.files import read_json, write_json
-from ctune.errors import BenchPausedError, UsageError
+from ctune.errors import BenchPausedError
 from ctune.types import OnProgress, Progress, silent
 
 __all__ = ["MINUTES", "RESULTS", "part", "plain", "run_bench"]
@@ -67,11 +67,8 @@ def run_bench(
         watch.save()
         asked = {"what": what, "preset": str(preset), "seeds": list(seeds), "work": str(folder)}
         raise BenchPausedError(str(paused), {**paused.document, **asked}) from None
-    except UsageError:
-        watch.forget()
-        raise
     except BaseException:
-        watch.save()
+        watch.leave()
         raise
     finally:
         if meter:
@@ -140,11 +137,13 @@ class _Watch:
         write_json(self._path, [attempt.model_dump(mode="json") for attempt in self.attempts])
         self._saved = time.perf_counter() - self._begun
 
-    def forget(self) -> None:
-        """This attempt could not begin: it is none, unless it left something."""
-        if self._earlier:
+    def leave(self) -> None:
+        """Note this attempt, unless it left nothing: one that could not begin is none."""
+        if self._kept_something():
+            self.save()
+        elif self._earlier:
             write_json(self._path, [attempt.model_dump(mode="json") for attempt in self._earlier])
-        elif not self._kept_something():
+        else:
             self._path.unlink(missing_ok=True)
 
 
