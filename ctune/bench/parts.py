@@ -133,6 +133,8 @@ class Sitting:
         if not torch.cuda.is_available():
             return
         peak = round(torch.cuda.max_memory_allocated() / 2**20, 1)
+        if not peak:  # what other processes hold there is theirs to tell
+            return
         for each in self._open:
             each.gpu_peak_mb = max(peak, each.gpu_peak_mb or 0.0)
         self.gpu_peak_mb = max(peak, self.gpu_peak_mb or 0.0)

@@ -63,8 +63,8 @@ def work(job: str) -> None:
         loader = _loader(cases, config, asked["seed"], asked["workers"], device)
         if told({"prepare": time.perf_counter() - began}):
             _monai(network, loader, config, device, told)
-    on_gpu = torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else 0.0
-    told({"peak_mb": peak_memory_mb(started=False), "gpu_peak_mb": on_gpu})
+    on_gpu = {"gpu_peak_mb": torch.cuda.max_memory_allocated() / 2**20} if device.type == "cuda" else {}
+    told({"peak_mb": peak_memory_mb(started=False), **on_gpu})
 
 
 def fresh(config: Config, seed: int) -> Network:
