@@ -10,7 +10,16 @@ import pytest
 from small_network import GRID, config, network, volume
 
 from ctune.bench.catalogue import Preset
-from ctune.bench.inference import STAGES, agreement, gates, one, onnx_difference, summary
+from ctune.bench.inference import (
+    ALL_THREADS,
+    STAGES,
+    agreement,
+    config_of,
+    gates,
+    one,
+    onnx_difference,
+    summary,
+)
 from ctune.bench.pipelines import load_network, save_network
 from ctune.classes import NINE_ORGANS
 from ctune.data.nifti import read_mask, write_mask, write_volume
@@ -111,3 +120,32 @@ def test_promises_are_gates_on_a_whole_ct() -> None:
     slow = gates({**measures, "speedup_over_monai": 2.9}, Preset.CPU)
     with pytest.raises(GateError, match=r"speedup_over_monai: expected at least 3, got 2\.9"):
         check_gates(slow)
+
+
+def test_an_accelerator_is_compared_by_the_wall_and_with_its_memory() -> None:
+    def answer(seconds: float, peak: float) -> dict[str, Any]:
+        stages = dict.fromkeys(STAGES, seconds)
+        return {
+            "seconds": seconds,
+            "processor_seconds": 1.0,
+            "peak_mb": 9.0,
+            "gpu_peak_mb": peak,
+            "stages": stages,
+        }
+
+    turn = {"ctune": answer(1, 100), "monai": answer(2, 400)}
+    measures = summary({"seed 0": {**turn, ALL_THREADS: [turn, turn]}})
+    assert (measures["speedup_over_monai"], measures["gpu_peak_memory_ratio_to_monai"]) == (2, 0.25)
+    assert measures["stage_ratio_to_monai"] == dict.fromkeys(STAGES, 0.5)
+    assert not any("onnx" in name for name in measures)
+    assert [gate.figure for gate in gates(measures, Preset.GPU)] == ["speedup_over_monai"]
+    assert config_of("gpu").base.architecture == "swin_unetr" and config_of("gpu").device == "cuda"
+
+
+def test_on_a_processor_no_memory_of_an_accelerator_is_told(tmp_path: Path) -> None:
+    write_volume(tmp_path / "ct.nii.gz", volume(0)[0], GRID)
+    save_network(network(), tmp_path / "network")
+    answer = one(
+        "monai", tmp_path / "ct.nii.gz", tmp_path / "network", ["liver"], config(), 1, tmp_path / "out"
+    )
+    assert "gpu_peak_mb" not in answer and set(STAGES) <= set(answer["stages"])

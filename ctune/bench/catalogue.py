@@ -36,7 +36,9 @@ class Bench:
     `target` is ``module:function``, called as ``run(preset, seeds, work, on_progress)``; it returns ``result.Measured``.
     `work` is a folder of this run alone: what is finished is left there, so that the same command resumes after a kill.
     `plots`, if any, is a ``module:function`` too: from a ``result.BenchResult`` to a list of ``plots.Plot`` for the report.
-    `headlines`: (measure, what it is in words); they stand at the head of the report, nested ones as ``measure.part``.
+    `headlines`: (measure, what it is in words), nested ones as ``measure.part``; a gate on one is called by these words.
+    `chapter`, if any, is a ``module:function`` from a ``result.BenchResult`` to a ``tables.Chapter``, what the report tells of it;
+    a benchmark without one stands in the table of systems, a row a promise.
     `no_gpu`: why there is no preset gpu, where there is none.
     """
 
@@ -46,6 +48,7 @@ class Bench:
     presets: tuple[Preset, ...] = tuple(Preset)
     plots: str = ""
     headlines: tuple[tuple[str, str], ...] = ()
+    chapter: str = ""
     no_gpu: str = ""
 
 
@@ -63,6 +66,7 @@ BENCHES = (
         "Continual tuning against full training on the same annotations: seconds, steps, Dice.",
         plots="ctune.bench.speed_plots:plots",
         headlines=_TUNING,
+        chapter="ctune.bench.speed_chapter:tables",
     ),
     Bench(
         "hippocampus",
@@ -71,6 +75,8 @@ BENCHES = (
         (Preset.SMOKE, Preset.CPU),
         "ctune.bench.speed_plots:plots",
         _TUNING,
+        chapter="ctune.bench.speed_chapter:tables",
+        no_gpu="its images of 35 x 50 x 35 voxels and its small network leave an accelerator idle",
     ),
     Bench(
         "training",
@@ -100,6 +106,7 @@ BENCHES = (
                 "expert minutes to the Dice that random choice ends with, over its minutes",
             ),
         ),
+        chapter="ctune.bench.selection_chapter:tables",
         no_gpu="it asks which cases and regions are chosen, and a choice is the same wherever the network runs",
     ),
     Bench(
@@ -113,6 +120,7 @@ BENCHES = (
             ("acc", "mean Dice of nine classes after five rounds, continual tuning"),
             ("acc_by_way.LwF", "the same by learning without forgetting"),
         ),
+        chapter="ctune.bench.forgetting_chapter:tables",
     ),
     Bench(
         "paper",
@@ -126,6 +134,7 @@ BENCHES = (
             ),
             ("dice.table 2.full, all.new four", "the same by full data through all weights"),
         ),
+        chapter="ctune.bench.paper_chapter:tables",
     ),
     Bench(
         "scaling",
@@ -136,6 +145,7 @@ BENCHES = (
             ("abdomenatlas_hours_on_h200.1", "hours of a round over 8,448 CTs on one H200, modelled"),
             ("largest_relative_error", "largest relative error of the line on rounds that it did not see"),
         ),
+        chapter="ctune.bench.scaling_chapter:tables",
     ),
     Bench(
         "registry",
@@ -164,8 +174,7 @@ BENCHES = (
         "inference",
         "ctune.bench.inference:run",
         "One CT from file to masks against a plain MONAI pipeline: seconds by stage, peak memory.",
-        (Preset.SMOKE, Preset.CPU),
-        "ctune.bench.inference_plots:plots",
+        plots="ctune.bench.inference_plots:plots",
         headlines=(
             (
                 "speedup_over_monai",

@@ -3,7 +3,8 @@
 The same network, windows and overlap; each pipeline in a process of its own, so that its peak of resident memory is its own.
 The clock starts when libraries and weights are loaded. Wall and processor seconds are both kept: on a machine that others use
 too, wall seconds measure the neighbours. Stages are compared on one thread, by what that thread computed; the pipelines take
-turns, the least of a pipeline's turns on a CT counts, and a ratio is the median over CTs.
+turns, the least of a pipeline's turns on a CT counts, and a ratio is the median over CTs. On an accelerator, where a thread only
+waits for the network, stages are compared by the wall with all threads, and its memory is kept too.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import numpy as np
 import torch
 
 from ctune.bench.catalogue import Preset
+from ctune.bench.machine import torch_device
 from ctune.bench.pipelines import load_network, save_network
 from ctune.bench.result import Gate, Measured
 from ctune.bench.run import part
@@ -40,8 +42,11 @@ from ctune.train import train
 from ctune.types import Grid, OnProgress, Progress
 
 PIPELINES = ("ctune", "onnx", "monai")
+ON_GPU = ("ctune", "monai")
 TURNS = 4
-"""How often each pipeline runs on one thread, for the stages."""
+"""How often each pipeline runs for the stages."""
+ONE_THREAD, ALL_THREADS = "one thread", "all threads"
+"""How the turns of a processor and those of an accelerator are called."""
 STAGES = ("read", "resample", "network", "accumulate", "invert", "write")
 TALL = 824
 """Planes of the tall CT."""
@@ -62,39 +67,42 @@ class Scale:
 SCALES = {
     Preset.SMOKE: Scale("medium", epochs=2, tall=False),
     Preset.CPU: Scale("ct", epochs=40, tall=True),
+    Preset.GPU: Scale("ct", epochs=40, tall=True),
 }
 
 
 def run(preset: str, seeds: Sequence[int], work: Path, on_progress: OnProgress) -> Measured:
     """See ``ctune.bench.catalogue.Bench``."""
-    scale, config = SCALES[Preset(preset)], config_of()
-    threads = torch.get_num_threads()
+    scale, config, device = SCALES[Preset(preset)], config_of(preset), torch_device(preset)
+    threads, on_cpu = torch.get_num_threads(), device == "cpu"
     cts = {seed: _phantom(work / f"phantom-{seed}", seed, scale, on_progress) for seed in seeds}
-    network = work / "network"
+    network, total = work / "network", len(cts) + scale.tall
     part(work / "network.json", make_network, cts[seeds[0]], network, config, scale.epochs, seeds[0])
     found: dict[str, Any] = {}
     for number, (seed, ct) in enumerate(cts.items()):
-        found[f"seed {seed}"] = part(
-            work / f"seed-{seed}.json", compare, ct, network, config, threads, work / f"out-{seed}"
-        )
-        on_progress(Progress("inference", number + 1, len(cts) + scale.tall, f"seed {seed}"))
-    found["onnx"] = part(
-        work / "onnx.json", onnx_difference, cts[seeds[0]], network, config, work / "windows.onnx"
-    )
+        place = work / f"seed-{seed}.json"
+        found[f"seed {seed}"] = part(place, compare, ct, network, config, threads, work / f"out-{seed}")
+        on_progress(Progress("inference", number + 1, total, f"seed {seed}"))
+    if on_cpu:
+        arguments = (cts[seeds[0]], network, config, work / "windows.onnx")
+        found["onnx"] = part(work / "onnx.json", onnx_difference, *arguments)
     if scale.tall:
         found["tall"] = part(work / "tall.json", tall, cts[seeds[0]], network, config, threads, work / "tall")
-        on_progress(Progress("inference", len(cts) + 1, len(cts) + 1, "tall"))
+        on_progress(Progress("inference", total, total, "tall"))
     measures = summary(found)
-    return Measured(
-        measures, found, (), {f"ct {s}": sha256_of(ct) for s, ct in cts.items()}, gates(measures, preset)
-    )
+    missing = [] if on_cpu else ["onnxruntime: measured on a processor alone, with --preset cpu"]
+    data = {f"ct {s}": sha256_of(ct) for s, ct in cts.items()}
+    return Measured(measures, found, missing, data, gates(measures, preset))
 
 
-def config_of() -> Config:
-    """unet_small at 3 mm; windows of 96 voxels that overlap by half."""
+def config_of(preset: str) -> Config:
+    """unet_small at 3 mm on a processor, Swin UNETR 48 at 1.5 mm on an accelerator; windows of 96 voxels that overlap by half."""
+    if torch_device(preset) == "cuda":
+        return settings_of("ct", name="inference", device="cuda")
     return settings_of(
         "ct",
         name="inference",
+        device="cpu",
         base={"architecture": "unet_small"},
         preprocessing={"spacing_mm": (3.0, 3.0, 3.0)},
     )
@@ -114,24 +122,31 @@ def make_network(ct: Path, folder: Path, config: Config, epochs: int, seed: int)
     network = Network(base, {name: build_head(name, "text", base, seed) for name in NINE_ORGANS})
     settings = config.train.model_copy(
         update={
-            "patch_size": (48, 48, 48), "patches_per_case": 8, "batch_size": 2, "learning_rate": 3e-3,
-            "epochs": epochs, "warmup_epochs": 1.0,
+            # Swin UNETR takes multiples of 32.
+            "patch_size": (48, 48, 48) if config.device == "cpu" else (64, 64, 64), "patches_per_case": 8,
+            "batch_size": 2, "learning_rate": 3e-3 if config.device == "cpu" else 1e-3, "epochs": epochs,
+            "warmup_epochs": 1.0,
         }
     )  # fmt: skip
     prepared = [PreparedCase("phantom", "phantom", image, labels)]
-    done = train(network, prepared, settings, seed=seed, device=torch.device("cpu"))
-    save_network(network, folder)
+    done = train(network, prepared, settings, seed=seed, device=torch.device(config.device))
+    save_network(network.cpu(), folder)
     return {"seconds": done.seconds, "losses": done.losses}
 
 
 def compare(ct: Path, network: Path, config: Config, threads: int, out: Path) -> dict[str, Any]:
-    """All pipelines on one CT, once with all threads and some turns with one."""
+    """All pipelines on one CT, once with all threads, and some turns for the stages: with one thread on a processor."""
+    on_cpu = config.device == "cpu"
+    names, turns = (PIPELINES, ONE_THREAD) if on_cpu else (ON_GPU, ALL_THREADS)
     found: dict[str, Any] = {}
-    for name in PIPELINES:
+    for name in names:
         found[name] = one(name, ct, network, NINE_ORGANS, config, threads, out / name)
     found["dice_of_both"] = agreement(out)
-    found["one thread"] = [
-        {name: one(name, ct, network, NINE_ORGANS, config, 1, out / f"{name}-1") for name in PIPELINES}
+    found[turns] = [
+        {
+            name: one(name, ct, network, NINE_ORGANS, config, 1 if on_cpu else threads, out / f"{name}-again")
+            for name in names
+        }
         for _ in range(TURNS)
     ]
     return found
@@ -232,8 +247,9 @@ def summary(found: Mapping[str, Any]) -> dict[str, Any]:
         "monai_seconds": median(p["monai"]["seconds"] for p in pairs),
         "ctune_peak_mb": max(p["ctune"]["peak_mb"] for p in pairs),
         "monai_peak_mb": max(p["monai"]["peak_mb"] for p in pairs),
-        "onnx_max_abs_diff": found["onnx"]["max_abs_diff"],
+        **({"onnx_max_abs_diff": found["onnx"]["max_abs_diff"]} if "onnx" in found else {}),
         **_stages(pairs),
+        **_on_gpu(pairs),
     }
     if "tall" in found:
         nine, many = (found["tall"][str(n)]["peak_mb"] for n in (len(NINE_ORGANS), MANY))
@@ -242,11 +258,15 @@ def summary(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _stages(pairs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Processor seconds by stage on one thread, and how they stand to each other CT by CT."""
+    """Seconds by stage (of a processor on one thread, of the wall on an accelerator), and how they stand to each other CT by
+    CT."""
+    on_cpu = ONE_THREAD in pairs[0]
+    turns, seconds = (ONE_THREAD, "processor_stages") if on_cpu else (ALL_THREADS, "stages")
+    names = PIPELINES if on_cpu else ON_GPU
 
     def least(pair: Mapping[str, Any], pipeline: str, stage: str) -> float:
         # Neighbours, and memory in small pages, only ever add: the least of the turns is the nearest to the work itself.
-        return min(float(turn[pipeline]["processor_stages"].get(stage, 0.0)) for turn in pair["one thread"])
+        return min(float(turn[pipeline][seconds].get(stage, 0.0)) for turn in pair[turns])
 
     ratios = {
         stage: round(median(least(p, "ctune", stage) / least(p, "monai", stage) for p in pairs), 3)
@@ -255,12 +275,25 @@ def _stages(pairs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         **{
             f"{name}_stage_seconds": {s: round(median(least(p, name, s) for p in pairs), 3) for s in STAGES}
-            for name in PIPELINES
+            for name in names
         },
         "stage_ratio_to_monai": ratios,
         "worst_stage_ratio_to_monai": max(ratios.values()),
-        "onnx_network_ratio_to_torch": median(
+        **({"onnx_network_ratio_to_torch": median(
             least(p, "onnx", "network") / least(p, "ctune", "network") for p in pairs
+        )} if on_cpu else {}),
+    }  # fmt: skip
+
+
+def _on_gpu(pairs: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The accelerator's memory, where it was one."""
+    if "gpu_peak_mb" not in pairs[0]["ctune"]:
+        return {}
+    return {
+        "ctune_gpu_peak_mb": max(p["ctune"]["gpu_peak_mb"] for p in pairs),
+        "monai_gpu_peak_mb": max(p["monai"]["gpu_peak_mb"] for p in pairs),
+        "gpu_peak_memory_ratio_to_monai": max(
+            p["ctune"]["gpu_peak_mb"] / p["monai"]["gpu_peak_mb"] for p in pairs
         ),
     }
 
@@ -269,6 +302,13 @@ def gates(measures: Mapping[str, Any], preset: str) -> list[Gate]:
     """What the engine has promised for a whole CT; on a small one the network is nearly all there is."""
     if preset == Preset.SMOKE:
         return []
+    if preset == Preset.GPU:
+        return [
+            Gate(
+                figure="speedup_over_monai", value=measures["speedup_over_monai"], bound=1.0, at_most=False,
+                reference="not slower than a plain pipeline on the same accelerator",
+            )
+        ]  # fmt: skip
     promised = "docs/benchmarks.md"
     out = [
         Gate(
