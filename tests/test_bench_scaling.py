@@ -9,10 +9,23 @@ import pytest
 
 from ctune.bench import scaling, scaling_plots
 from ctune.bench.catalogue import Preset
+from ctune.bench.result import all_results
 from ctune.bench.scaling import Plan
 from ctune.bench.scaling_costs import GPU_HOUR, costs, table
-from ctune.bench.scaling_model import Round, base_flops, carried_on, errors, fit, rate_of
-from ctune.config import BaseConfig
+from ctune.bench.scaling_model import (
+    ASSUMED,
+    Counted,
+    Round,
+    base_flops,
+    carried_on,
+    errors,
+    fit,
+    modelled_errors,
+    rate_of,
+    seconds_of,
+)
+from ctune.config import BaseConfig, Config
+from ctune.config import preset as settings_of
 from ctune.types import silent
 
 SIZES = (Round(4, 2, 1), Round(8, 2, 1), Round(4, 4, 1), Round(4, 2, 2), Round(8, 4, 2))
@@ -60,7 +73,7 @@ def test_operations_are_counted() -> None:
 
 
 def test_a_large_pool_on_one_and_on_sixteen() -> None:
-    assumed = rate_of("cpu")
+    assumed = ASSUMED
     found = carried_on(assumed)
     hours = found["abdomenatlas_hours_on_h200"]
     assert 8 < hours["1"] / hours["16"] <= 16 and not found["abdomenatlas"]["rate_is_measured"]
@@ -88,12 +101,66 @@ def test_what_stops_a_round_from_going_faster() -> None:
     assert costs(8000, 80_000.0, 0.0, 60.0, 9)["by_accelerators"]["128"]["predict_hours"] * 3600 == 630.0
 
 
-def test_the_table_in_the_documents_is_the_model() -> None:
-    found = carried_on(rate_of("cpu"))
-    page = Path(__file__).resolve().parents[1] / "docs" / "scale.md"
-    assert table(found["abdomenatlas"], found["abdomenatlas_expert_minutes"]) in page.read_text(
-        encoding="utf-8"
+def small_config() -> Config:
+    return settings_of("phantom", base={"architecture": "unet_small", "channels": (2, 4)})
+
+
+def test_the_arithmetic_of_the_large_pool_can_be_checked_on_a_small_one() -> None:
+    config, counted = small_config(), Counted.of(small_config())
+    on = seconds_of(Round(10, 4, 2), config, 3, 1e9, 0.5, None)
+    network = 3 * 3 * (counted.window + 2 * counted.head) / 1e9
+    assert on["predict"] == pytest.approx(10 * (network + 1.5)), "one processor does both"
+    steps = config.tune.epochs * 4 * config.tune.patches_per_case
+    assert on["tune one class"] == pytest.approx(steps * counted.step / 1e9)
+    beside = seconds_of(Round(10, 4, 2), config, 3, 1e9, 0.5, 2)
+    assert beside["predict"] == pytest.approx(10 * max(network, 0.75)), (
+        "cores work while the accelerator does"
     )
+
+
+def test_the_error_of_the_model_is_that_on_rounds_that_were_measured() -> None:
+    size, config = Round(10, 4, 2), small_config()
+    here = {"windows": 3, "flops": 1e9, "around_s": 0.5, "cores": None}
+    on = seconds_of(size, config, 3, 1e9, 0.5, None)
+    stages = {
+        "predict": {"cpu_seconds": on["predict"]},
+        "tune": {"cpu_seconds": on["cache"] + 2 * on["tune one class"]},
+        "evaluate": {"cpu_seconds": 1e6},
+    }
+    machine = {"sizes": {str(size): {"stages": stages}}}
+    assert modelled_errors([machine], [size], config, here, "cpu_seconds")[str(size)] == pytest.approx(0.0)
+    twice = modelled_errors([machine], [size], config, {**here, "flops": 5e8}, "cpu_seconds")[str(size)]
+    assert 0 < twice < 1, "half the rate: all but the work around the network takes twice as long"
+
+
+def test_a_rate_is_measured_on_a_processor_too() -> None:
+    found = rate_of("cpu", small_config())
+    assert found["measured"] and 1e6 < found["flops"] < 1e14
+
+
+def test_nothing_is_timed_before_it_is_warm(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(scaling, "one_round", lambda *words: done.append(words[0]) or {})
+    run = scaling._Warm(lambda: done.append("warm"))
+    run("first"), run("second")
+    assert done == ["warm", "first", "second"]
+
+
+def test_the_page_tells_the_newest_result() -> None:
+    root = Path(__file__).resolve().parents[1]
+    newest = [r for _, r in all_results(root / "benchmarks" / "results") if r.what == "scaling"][-1]
+    found: Any = newest.measures
+    page = (root / "docs" / "scale.md").read_text(encoding="utf-8")
+    assert table(found["abdomenatlas"], found["abdomenatlas_expert_minutes"]) in page
+    missed = found["modelled_relative_error"].values()
+    for said in (
+        f"{100 * found['largest_relative_error']:.0f} %",
+        f"{100 * min(missed):+.0f} to {100 * max(missed):+.0f} %",
+        f"preset {newest.preset}, on {newest.device}",
+    ):
+        assert said in page, f"expected {said!r} in docs/scale.md"
+    limits = found["abdomenatlas_accelerators_at_the_limit"]
+    assert f"at {limits['storage']:.0f} the shared storage" in page
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +178,10 @@ def test_every_stage_of_every_size_is_kept(measured: Any) -> None:
         assert set(found["stages"]) == {"predict", "score", "tune", "evaluate"} and found["steps"] > 0
     assert set(measured.measures["relative_error_on_unseen_sizes"]) == {"2 cases, 2 revised, 1 classes"}
     assert "modelled" in measured.failures[0], "what was not measured is said"
+    modelled = measured.measures["modelled_relative_error"]
+    assert set(modelled) == set(seed["sizes"]) and all(error > -1 for error in modelled.values())
+    here = measured.details["this device"]
+    assert here["measured"] and here["windows"] == 2 and 0 < here["around_s"] < 60
 
 
 def test_what_is_modelled_is_drawn_as_such(measured: Any) -> None:

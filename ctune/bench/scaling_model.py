@@ -132,26 +132,95 @@ def head_flops(base_config: BaseConfig, width: int, size: tuple[int, int, int]) 
     return float(counter.get_total_flops())
 
 
-def rate_of(device: str) -> dict[str, Any]:
-    """Operations a second of the base on an accelerator, measured; assumed where there is none."""
-    config = Config()
-    size = config.inference.patch_size
-    if not device.startswith("cuda"):
-        return {"flops": H200_FLOPS * USED, "measured": False}
+ASSUMED: Mapping[str, Any] = {"flops": H200_FLOPS * USED, "measured": False}
+"""Operations a second of an H200, where there is none to measure."""
+
+
+def rate_of(device: str, config: Config) -> dict[str, Any]:
+    """Operations a second of a base on this device, measured: of wall seconds, on a processor of processor seconds."""
     import torch
 
     from ctune.model.base import build_base
 
-    base, windows = build_base(config.base, 0).to(device), torch.rand((4, 1, *size), device=device)
-    with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16):
-        base(windows)
-        torch.cuda.synchronize()
-        began = time.perf_counter()
-        for _ in range(10):
-            base(windows)
-        torch.cuda.synchronize()
-    seconds = (time.perf_counter() - began) / 10
-    return {"flops": 4 * base_flops(config.base, size) / seconds, "measured": True}
+    size, on_gpu = config.inference.patch_size, device.startswith("cuda")
+    windows, repeats = (4, 10) if on_gpu else (1, 5)
+    base, clock = (
+        build_base(config.base, 0).to(device).eval(),
+        time.perf_counter if on_gpu else time.process_time,
+    )
+    images = torch.rand((windows, 1, *size), device=device)
+
+    def finish() -> None:
+        if on_gpu:
+            torch.cuda.synchronize()
+
+    with torch.inference_mode(), torch.autocast(device.partition(":")[0], torch.bfloat16, enabled=on_gpu):
+        base(images)
+        finish()
+        began = clock()
+        for _ in range(repeats):
+            base(images)
+        finish()
+    seconds = (clock() - began) / repeats
+    return {"flops": windows * base_flops(config.base, size) / seconds, "measured": True}
+
+
+@dataclass(frozen=True)
+class Counted:
+    """The operations of a round. window: the base in one of the network's windows. head: one pyramid head there.
+    step: one patch of a tuning of one class, forward and backward."""
+
+    window: float
+    head: float
+    step: float
+
+    @classmethod
+    def of(cls, config: Config) -> Counted:
+        width, size = config.heads.pyramid_width, config.tune.patch_size
+        # Backward costs about twice a forward pass (Kaplan et al. 2020, appendix B).
+        step = 3 * head_flops(config.base, width, size)
+        return cls(
+            base_flops(config.base, config.inference.patch_size),
+            head_flops(config.base, width, config.inference.patch_size),
+            step,
+        )
+
+
+def seconds_of(
+    size: Round, config: Config, windows: int, flops: float, around_s: float, cores: int | None
+) -> dict[str, float]:
+    """Seconds of predicting the pool, of caching what was revised, and of tuning one class, on one device of `flops` a second.
+
+    windows: of a case. around_s: processor seconds of a case and pass around the network. cores: beside an accelerator, they
+    work while it does and whichever is slower decides; None: the processor does both, and processor seconds add up.
+    """
+    counted, members = Counted.of(config), 1 + len(config.importance.flips)
+    network_s = windows * members * (counted.window + size.classes * counted.head) / flops
+    beside_s = around_s * members / (cores or 1)
+    steps = config.tune.epochs * size.revised * config.tune.patches_per_case
+    return {
+        "predict": size.pool * (network_s + beside_s if cores is None else max(network_s, beside_s)),
+        "cache": size.revised * windows * counted.window / flops,
+        "tune one class": steps * counted.step / flops,
+    }
+
+
+def modelled_errors(
+    seeds: Sequence[Any], sizes: Sequence[Round], config: Config, here: Mapping[str, Any], unit: str
+) -> dict[str, float]:
+    """{size: modelled over measured less 1} of predicting and tuning, by the arithmetic that ``carried_on`` uses for 8,448 CTs.
+
+    here: windows of a case, flops, around_s and cores of this device, as measured. What the model does not count (scoring,
+    evaluation) is on neither side.
+    """
+    out = {}
+    for size in sizes:
+        seconds = seconds_of(size, config, here["windows"], here["flops"], here["around_s"], here["cores"])
+        modelled = seconds["predict"] + seconds["cache"] + size.classes * seconds["tune one class"]
+        stages = [seed["sizes"][str(size)]["stages"] for seed in seeds]
+        measured = sum(each[stage][unit] for each in stages for stage in ("predict", "tune")) / len(stages)
+        out[str(size)] = modelled / measured - 1
+    return out
 
 
 def carried_on(rate: Mapping[str, Any]) -> dict[str, Any]:
@@ -163,26 +232,22 @@ def carried_on(rate: Mapping[str, Any]) -> dict[str, Any]:
     config = Config()
     settings: Inference = config.inference
     windows = len(window_corners(SHAPE, settings.patch_size, settings.overlap))
-    members, revised = 1 + len(config.importance.flips), round(POOL * SHARE)
-    one_window = base_flops(config.base, settings.patch_size)
+    size = Round(POOL, round(POOL * SHARE), CLASSES)
     # A class has its own head in the first place where it is predicted.
-    head = head_flops(config.base, config.heads.pyramid_width, config.tune.patch_size)
-    network_s = windows * members * (one_window + CLASSES * head) / rate["flops"]
-    predict_s = POOL * max(network_s, AROUND_S * members / CORES)
-    cache_s = revised * windows * one_window / rate["flops"]
-    # Backward costs about twice a forward pass (Kaplan et al. 2020, appendix B).
-    steps_s = config.tune.epochs * revised * config.tune.patches_per_case * 3 * head / rate["flops"]
-    found = costs(POOL, predict_s, cache_s, steps_s, CLASSES)
+    seconds = seconds_of(size, config, windows, rate["flops"], AROUND_S, CORES)
+    predict_s, cache_s, class_s = seconds["predict"], seconds["cache"], seconds["tune one class"]
+    found = costs(POOL, predict_s, cache_s, class_s, CLASSES)
     organ_s = CLASS_SECONDS + SLICE_SECONDS * SLICES + ML_SECONDS * ML
     return {
         "abdomenatlas_hours_on_h200": {n: on["hours"] for n, on in found["by_accelerators"].items()},
         "abdomenatlas_dollars": {n: on["dollars"] for n, on in found["by_accelerators"].items()},
         "abdomenatlas_accelerators_at_the_limit": found["accelerators_at_the_limit"],
-        "abdomenatlas_expert_minutes": revised * (OPEN_SECONDS + CLASSES * organ_s) / 60,
+        "abdomenatlas_expert_minutes": size.revised * (OPEN_SECONDS + CLASSES * organ_s) / 60,
         "abdomenatlas": {
-            "cts": POOL, "revised": revised, "classes": CLASSES, "windows_per_ct": windows, "passes_per_window": members,
-            "teraflops_per_window": one_window / 1e12, "flops_per_second": rate["flops"],
+            "cts": POOL, "revised": size.revised, "classes": CLASSES, "windows_per_ct": windows,
+            "passes_per_window": 1 + len(config.importance.flips),
+            "teraflops_per_window": Counted.of(config).window / 1e12, "flops_per_second": rate["flops"],
             "rate_is_measured": bool(rate["measured"]), "predict_hours": predict_s / 3600, "cache_hours": cache_s / 3600,
-            "tune_hours": CLASSES * steps_s / 3600, "by_accelerators": found["by_accelerators"],
+            "tune_hours": CLASSES * class_s / 3600, "by_accelerators": found["by_accelerators"],
         },
     }  # fmt: skip
