@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,10 +16,10 @@ from ctune.bench import forgetting, forgetting_plots
 from ctune.bench.catalogue import Preset
 from ctune.bench.forgetting_figures import gates, max_case_drop, summary, way_figures
 from ctune.bench.plots import Lines
-from ctune.bench.rivals import Task, find_rivals
+from ctune.bench.rivals import Pace, Task, find_rivals
 from ctune.bench.rounds import read_stage
 from ctune.bench.study import Scale
-from ctune.config import BaseConfig, Optimisation
+from ctune.config import BaseConfig, Optimisation, preset
 from ctune.data.prepared import PreparedCase
 from ctune.losses import masked_dice_bce
 from ctune.model.base import build_base
@@ -42,6 +44,7 @@ def measured(work: Path) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(forgetting.SCALES, Preset.SMOKE, TOY)
         patch.setitem(forgetting.STEPS, Preset.SMOKE, 1)
+        patch.setitem(forgetting.EQUALLY_LONG, Preset.SMOKE, True)
         patch.setitem(forgetting.CHANNELS, Preset.SMOKE, (2, 4))
         return forgetting.run("smoke", (0,), work, silent)
 
@@ -56,7 +59,9 @@ def test_continual_tuning_forgets_nothing_at_all(measured: Any) -> None:
 def test_every_way_and_every_round_is_kept(measured: Any, work: Path) -> None:
     seed = measured.details["seed 0"]
     assert list(seed["ways"]) == ["continual", *RIVALS] and set(seed["base"]["dice"]) == {"liver", "spleen"}
-    for way, rounds in seed["ways"].items():
+    assert list(seed["equal_time"]) == list(RIVALS)
+    equal = {f"{way}, equal time": rounds for way, rounds in seed["equal_time"].items()}
+    for way, rounds in (seed["ways"] | equal).items():
         assert [set(r["dice"]) for r in rounds] == [{"liver", "spleen", "aorta"}, {*TOY.classes}], way
         assert [set(r["voxels_changed"]) for r in rounds] == [
             {"liver", "spleen"},
@@ -65,14 +70,32 @@ def test_every_way_and_every_round_is_kept(measured: Any, work: Path) -> None:
         for figure in ("bwt", "max_case_drop", "acc"):
             assert way in measured.measures[f"{figure}_by_way"]
     stage = read_stage(work / "seed-0" / "rounds" / "EWC" / "2")
+    pyramids = read_stage(work / "seed-0" / "rounds" / "rehearsal with pyramids" / "2").weights
+    assert any(name.startswith("heads.aorta.bottom.") for name in pyramids), "of the new class"
+    assert not any(name.startswith("heads.liver.bottom.") for name in pyramids), "of the base's own"
     assert stage.masks["liver"]["phantom_0002"].ndim == 3 and set(stage.state), "EWC remembers what mattered"
-    assert measured.measures["continual_less_rival"]["LwF"]["said"].startswith("not decided: 1 seed")
+
+
+def test_a_verdict_says_what_the_rival_had(measured: Any) -> None:
+    said = {way: verdict["said"] for way, verdict in measured.measures["continual_less_rival"].items()}
+    assert said["LwF"].startswith("not decided: 1 seed")
+    assert said["LwF"].endswith("; the rival had 1 steps a round")
+    assert "; the rival had as long as continual tuning, " in said["LwF, equal time"]
+
+
+def test_equal_time_is_that_of_continual_tuning(measured: Any) -> None:
+    found = measured.measures["learning_seconds_by_way"]
+    steps = measured.measures["steps_a_round_by_way"]
+    assert steps["fine-tuning"] == 1.0 and steps["fine-tuning, equal time"] > 1.0
+    # A step begun in time is finished.
+    assert 0.9 < found["fine-tuning, equal time"] / found["continual"] < 1.5
 
 
 def test_what_was_measured_is_not_measured_again(measured: Any, work: Path) -> None:
     steps: list[Progress] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(forgetting.SCALES, Preset.SMOKE, TOY)
+        patch.setitem(forgetting.EQUALLY_LONG, Preset.SMOKE, True)
         patch.setitem(forgetting.CHANNELS, Preset.SMOKE, (2, 4))
         again = forgetting.run("smoke", (0,), work, steps.append)
     assert not any(step.stage.startswith(("train", "tune", "learn")) for step in steps)
@@ -94,6 +117,7 @@ def stage(moved: int = 0, **dice: list[float | None]) -> dict[str, Any]:
         "dice": by_case,
         "voxels_changed": {"liver": moved},
         "cpu_seconds": 2.0,
+        "steps": 3,
         "max_abs_logit_change": 0.0,
     }
 
@@ -154,7 +178,7 @@ def task(**changes: Any) -> Task:
     known = {
         "new": "aorta", "old": ("liver", "spleen"), "cases": [case("a", aorta=4), case("bb", aorta=4)],
         "earlier": [[case("ccc", liver=0, spleen=5), case("dddd", liver=0, spleen=5)]], "settings": settings,
-        "steps": 6, "seed": 0, "device": torch.device("cpu"), "on_progress": silent,
+        "pace": Pace(6), "seed": 0, "device": torch.device("cpu"), "on_progress": silent,
     }  # fmt: skip
     return Task(**{**known, **changes})
 
@@ -169,7 +193,7 @@ def moved(before: Network, after: Network) -> float:
 
 def learn(name: str, network: Network, **changes: Any) -> Network:
     learner = copy.deepcopy(network)
-    RIVALS[name](learner, task(**changes), {})
+    RIVALS[name].learn(learner, task(**changes), {})
     return learner
 
 
@@ -185,20 +209,156 @@ def test_a_rival_learns_the_new_class_and_moves_everything(name: str, network: N
 
 
 def test_what_holds_on_to_the_old_moves_it_less(network: Network) -> None:
-    free = moved(network, learn("fine-tuning", network, steps=20))
-    assert moved(network, learn("LwF", network, steps=20)) < free
-    assert moved(network, learn("EWC", network, steps=20)) < free
-    assert moved(network, learn("background", network, steps=20)) > free
+    free = moved(network, learn("fine-tuning", network, pace=Pace(20)))
+    assert moved(network, learn("LwF", network, pace=Pace(20))) < free
+    assert moved(network, learn("MiB", network, pace=Pace(20))) < free
+    assert moved(network, learn("PLOP", network, pace=Pace(20))) < free
+    assert moved(network, learn("background", network, pace=Pace(20))) > free
 
 
-def test_pseudo_labels_leave_out_what_is_unsure() -> None:
-    find_rivals()
-    from ctune_rivals.plop import pseudo_labels
+def test_springs_hold(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How stiff they must be is a question of the network; a random one has hardly anything to hold."""
+    free = moved(network, learn("fine-tuning", network, pace=Pace(20)))
+    monkeypatch.setattr(sys.modules["ctune_rivals.ewc"], "STRENGTH", 1e4)
+    assert moved(network, learn("EWC", network, pace=Pace(20))) < 0.9 * free
 
-    logits = torch.tensor([9.0, 3.0, 1.0, 0.1, -0.1, -9.0]).reshape(1, 1, 6, 1, 1)
-    # The entropies of the four that are found: the lower median is that of 3.0; what is less sure does not train.
-    assert pseudo_labels(logits).flatten().tolist() == [1, 1, UNLABELLED, UNLABELLED, UNLABELLED, 0]
-    assert pseudo_labels(torch.full((1, 1, 2, 1, 1), -1.0)).flatten().tolist() == [0, 0]
+
+def test_the_new_head_of_a_rival_begins_with_the_odds_of_its_class(network: Network) -> None:
+    """Of 8 slices the class has 3; the heads that are there keep what they learnt."""
+    known = Network(network.base, {n: copy.deepcopy(network.head(n)) for n in ("liver", "spleen")})
+    before = copy.deepcopy(known.state_dict())
+    study = SimpleNamespace(project=SimpleNamespace(config=preset("phantom")), seed=0)
+    forgetting.add_head(known, "aorta", "pyramid", task().cases, study)  # type: ignore[arg-type]
+    assert known.head("aorta")._last_bias().item() == pytest.approx(np.log(3 / 5))
+    assert all(torch.equal(known.state_dict()[name], value) for name, value in before.items())
+
+
+def test_a_pace_of_seconds_ends_with_them() -> None:
+    now = iter([0.0, 0.0, 1.0, 2.0, 3.9, 4.0])
+    pace = Pace(seconds=4.0, clock=lambda: next(now))
+    assert pace.goes_on() and pace.share == 0.25
+    pace.step()
+    assert not pace.goes_on(until=0.5) and pace.goes_on() and not pace.goes_on()
+    assert Pace(seconds=0.0).goes_on(), "one step in any case"
+
+
+def test_the_new_head_alone_warms_up_in_lwf(network: Network) -> None:
+    """Steps of the warm-up alone: the base and the old heads are what they were, the new head is not."""
+    done = learn("LwF", network, pace=Pace(5))
+    warm = copy.deepcopy(network)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys.modules["ctune_rivals.lwf"], "WARM", 1.0)
+        RIVALS["LwF"].learn(warm, task(pace=Pace(5)), {})
+    moved_by = {
+        name: {n.split(".")[0] + "." + n.split(".")[1] for n, v in net.state_dict().items()
+               if not torch.equal(v, network.state_dict()[n])}
+        for name, net in (("whole", done), ("warm", warm))
+    }  # fmt: skip
+    assert moved_by["warm"] == {"heads.aorta"} and {"heads.liver", "heads.aorta"} < moved_by["whole"]
+
+
+def test_old_answers_of_lwf_are_softened_and_summed_over_classes() -> None:
+    from ctune_rivals.lwf import softened
+
+    one = torch.zeros(1, 1, 2, 2, 2)
+    assert float(softened(one, one)) == pytest.approx(np.log(2))
+    assert float(softened(one.expand(1, 3, 2, 2, 2), one.expand(1, 3, 2, 2, 2))) == pytest.approx(
+        3 * np.log(2)
+    )
+    # Said with p = sigmoid(4 / 2), answered with sigmoid(-4 / 2).
+    p = 1 / (1 + np.exp(-2.0))
+    wrong = float(softened(one - 4, one + 4))
+    assert wrong == pytest.approx(-(p * np.log(1 - p) + (1 - p) * np.log(p)), rel=1e-5)
+
+
+# PLOP -----------------------------------------------------------------------------------------------------------------
+
+SURE = torch.full((1, 2), 0.125)
+
+
+def test_a_sure_teachers_background_stays_labelled() -> None:
+    """A confident organ, and a background that is sure enough but less so: both train, by medians of their own."""
+    from ctune_rivals.plop import FLOOR, histogram, median_of, pseudo_labels
+
+    rng = np.random.default_rng(0)
+    values = np.concatenate([rng.normal(12, 1, 100), rng.normal(-4, 0.3, 3900)])
+    logits = torch.from_numpy(values).float().reshape(1, 1, 40, 10, 10)
+    bounds = median_of(histogram(logits)).clamp(min=FLOOR)
+    labels = pseudo_labels(logits, bounds)
+    assert int((labels == 1).sum()) == 100 and int((labels == UNLABELLED).sum()) < 0.1 * 4000
+
+
+def test_what_is_less_sure_than_most_of_its_kind_does_not_train() -> None:
+    from ctune_rivals.plop import entropy, histogram, median_of, pseudo_labels
+
+    logits = torch.tensor([0.2, 0.5, 1.0, 1.1, 1.2, -0.1, -1.0, -1.5]).reshape(1, 1, 8, 1, 1)
+    bounds = median_of(histogram(logits))
+    # The median of what is found is the entropy of 1.0, of what is not that of -1.0; rounded up to the end of its bin.
+    assert bounds.tolist() == [
+        pytest.approx([float(entropy(torch.tensor(v))) for v in (-1.0, 1.0)], abs=0.01)
+    ]
+    found = pseudo_labels(logits, bounds).flatten().tolist()
+    assert found == [UNLABELLED, UNLABELLED, 1, 1, 1, UNLABELLED, 0, 0]
+    assert pseudo_labels(torch.full((1, 1, 2, 1, 1), -9.0), SURE).flatten().tolist() == [0, 0]
+
+
+def test_medians_are_of_the_rounds_own_cases(network: Network) -> None:
+    from ctune_rivals.plop import FLOOR, medians
+
+    found = medians(copy.deepcopy(network).eval(), task())
+    assert found.shape == (2, 2) and bool((found >= FLOOR).all()) and bool((found <= np.log(2) + 1e-6).all())
+
+
+def test_a_sample_weighs_what_is_sure_of_it_beside_the_new_class() -> None:
+    from ctune_rivals.plop import share_of_sure
+
+    target = torch.tensor([[[1, 1, 0, 0]], [[0, 0, 0, 0]]], dtype=torch.uint8)
+    labels = torch.tensor([[[1, 1, 0, 255]], [[0, 0, 0, 0]]], dtype=torch.uint8)
+    assert share_of_sure(labels, target).tolist() == [0.5, 1.0]
+
+
+def test_pod_by_hand() -> None:
+    """Maps of ones and of twos: every mean of squares is 1 or 4, so the distance is 3 times the root of the length."""
+    from ctune_rivals.plop import distance, embedding
+
+    ones = torch.ones(1, 2, 4, 4, 4)
+    # At scale s a strip of s boxes along an axis, 4 x 4 of them, 3 axes, 2 channels.
+    length = 2 * 3 * 16 * (1 + 2 + 4)
+    assert embedding(ones).shape == (1, length)
+    assert float(distance(ones, 2 * ones)) == pytest.approx(3 * length**0.5)
+    assert embedding(torch.ones(1, 1, 5, 5, 5)).shape == (1, 3 * 25 * (1 + 2 + 4)), (
+        "the last slice is left out"
+    )
+
+
+# EWC and MiB ----------------------------------------------------------------------------------------------------------
+
+
+def test_springs_are_as_stiff_as_the_likelihood_is_curved() -> None:
+    """One bias before a sigmoid: the Fisher information of a voxel is p (1 - p), whatever the patch."""
+    from ctune_rivals.ewc import surprise
+
+    rng = np.random.default_rng(0)
+    p, voxels, total = 0.3, 64, 0.0
+    for _ in range(400):
+        bias = torch.tensor(float(np.log(p / (1 - p))), requires_grad=True)
+        target = torch.from_numpy((rng.random((1, 1, 4, 4, 4)) < p).astype(np.uint8))
+        surprise(bias.expand(1, 1, 4, 4, 4), target).backward()
+        assert bias.grad is not None
+        total += voxels * float(bias.grad) ** 2 / 400
+    assert total == pytest.approx(p * (1 - p), rel=0.2)
+
+
+def test_fisher_looks_at_what_the_last_round_labelled(network: Network) -> None:
+    from ctune_rivals.ewc import fisher
+
+    found = fisher(copy.deepcopy(network), task(old=("spleen", "liver"), earlier=[[case("e", liver=2)]]))
+    assert not any(name.startswith("heads.aorta") for name in found)
+    assert not any(bool(v.any()) for n, v in found.items() if n.startswith("heads.spleen"))
+    assert any(bool(v.any()) for n, v in found.items() if n.startswith("heads.liver"))
+
+
+# Which rivals ---------------------------------------------------------------------------------------------------------
 
 
 def test_without_a_checkout_there_are_no_rivals(tmp_path: Path) -> None:

@@ -1,21 +1,32 @@
-"""Methods of continual learning to measure against: simple, with their published settings, none tuned for these data.
+"""Methods of continual learning to measure against: simple, by their papers or their authors' code, none tuned for these data.
 
-All train every weight of one network (``trainable = "all"``) with the loss, optimiser and number of steps of plain
-fine-tuning, and differ in one thing each. What they get and return: ``ctune.bench.rivals``.
+All train every weight of one network (``trainable = "all"``) with the optimiser, patches and loss of the new class of plain
+fine-tuning, and differ in one thing each. Classes here overlap and each has a sigmoid of its own, where the papers have one
+softmax with a background: what that changes, and every other deviation, stands at the head of each method. What they get and
+return: ``ctune.bench.rivals``.
 """
+
+from ctune.bench.rivals import Rival
 
 from .ewc import ewc
 from .finetune import background, finetune
 from .lwf import lwf
+from .mib import mib
 from .plop import plop
 from .rehearsal import rehearsal
 
 RIVALS = {
-    "fine-tuning": finetune,
-    "background": background,
-    "LwF": lwf,
-    "EWC": ewc,
-    "PLOP": plop,
-    "rehearsal": rehearsal,
+    "fine-tuning": Rival(finetune),
+    "background": Rival(background),
+    "LwF": Rival(lwf),
+    "EWC": Rival(ewc),
+    "MiB": Rival(mib),
+    "PLOP": Rival(plop),
+    "rehearsal": Rival(rehearsal),
+    "rehearsal with pyramids": Rival(rehearsal, head="pyramid"),
 }
-"""{name: rival}, in the order in which they are shown."""
+"""{name: rival}, in the order in which they are shown.
+
+New classes get text heads, as full training makes them: with every weight training on dense patches a step with one pyramid
+takes about half as long again, and each further pyramid that a method trains or asks adds as much. One rival has them too.
+"""

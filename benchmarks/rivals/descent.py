@@ -1,4 +1,4 @@
-"""The steps that all rivals share: AdamW on masked Dice + BCE over random patches, and a term of their own."""
+"""The steps that all rivals share: AdamW on masked Dice + BCE over random patches, or on a loss of their own."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ from ctune.bench.rivals import Task
 from ctune.data.prepared import PreparedCase
 from ctune.losses import masked_dice_bce
 from ctune.model.base import Features
-from ctune.model.network import Network
+from ctune.model.network import Network, belongs
 from ctune.optimise import PatchBatches, learning_rate_factor, make_optimiser
+from ctune.train import channels_last
 from ctune.types import Progress
 
-RATE = 1 / 3
-"""Of the learning rate of training from nothing: these weights are nearly right."""
+RATE = 1.0
+"""Of the learning rate of training from nothing."""
+_FINE, _WARMUP = 1000, 50
+"""A descent in thousandths: a budget of seconds does not know how many steps it will be."""
 
-Extra = Callable[[torch.Tensor, Features], torch.Tensor]
-"""(patches (N, 1, X, Y, Z), their features in the network that trains) -> a term of the loss."""
+Loss = Callable[[torch.Tensor, torch.Tensor, Features], torch.Tensor]
+"""(patches (N, 1, X, Y, Z), targets (N, K, X, Y, Z) uint8, their features in the network that trains) -> the loss of a step."""
 
 
 def descend(
@@ -26,33 +29,47 @@ def descend(
     task: Task,
     cases: Sequence[PreparedCase],
     classes: Sequence[str],
-    extra: Extra | None = None,
+    loss: Loss | None = None,
+    *,
+    prefixes: tuple[str, ...] = ("",),
+    until: float = 1.0,
 ) -> None:
-    """`task.steps` steps over every parameter, on the labels of `classes` that `cases` name."""
+    """Train what `prefixes` name, on the labels of `classes` that `cases` have, until that share of the task's pace is gone.
+
+    loss: of a step; None is masked Dice + BCE of `classes`. The learning rate warms up and falls to 0 within this call.
+    """
     batches = PatchBatches(cases, classes, task.settings, task.seed)
-    network.to(task.device).requires_grad_(True)
-    network.training_prefixes = ("",)
+    last = channels_last(network, task.settings, task.device)
+    network.to(task.device)
+    if last:
+        network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(belongs(name, prefixes))
+    network.training_prefixes = prefixes
     network.train()
-    optimiser = make_optimiser(network.parameters(), task.settings)
-    warmup, step, epoch = task.steps // 20 + 1, 0, 0
-    while step < task.steps:
+    optimiser = make_optimiser((p for p in network.parameters() if p.requires_grad), task.settings)
+    begun, epoch = task.pace.share, task.pace.taken
+    while task.pace.goes_on(until):
         for batch in batches.epoch(epoch):
-            for group in optimiser.param_groups:
-                group["lr"] = (
-                    RATE * task.settings.learning_rate * learning_rate_factor(step, task.steps, warmup)
-                )
-            image = batch.image.to(task.device)
-            features = network.base(image)
-            logits, target = network.logits(features, classes), batch.target.to(task.device)
-            loss = masked_dice_bce(logits, target, task.settings.balance)
-            if extra is not None:
-                loss = loss + extra(image, features)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            optimiser.step()
-            step += 1
-            task.on_progress(Progress(f"learn {task.new}", step, task.steps))
-            if step == task.steps:
+            if not task.pace.goes_on(until):
                 break
+            way = (task.pace.share - begun) / (until - begun)
+            factor = learning_rate_factor(round(_FINE * min(way, 1.0)), _FINE, _WARMUP)
+            for group in optimiser.param_groups:
+                group["lr"] = RATE * task.settings.learning_rate * factor
+            image, target = batch.image.to(task.device), batch.target.to(task.device)
+            features = network.base(image)
+            value = (
+                masked_dice_bce(network.logits(features, classes), target, task.settings.balance)
+                if loss is None
+                else loss(image, target, features)
+            )
+            optimiser.zero_grad(set_to_none=True)
+            value.backward()
+            optimiser.step()
+            task.pace.step()
+            task.on_progress(Progress(f"learn {task.new}", round(_FINE * task.pace.share), _FINE))
         epoch += 1
+    if last:
+        network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     network.eval()

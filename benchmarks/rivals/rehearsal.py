@@ -1,7 +1,11 @@
-"""Rehearsal (Rebuffi et al., CVPR 2017, section 3, exemplars; Chaudhry et al. 2019, "tiny episodic memories"): a few cases of
-every earlier task train again, with the labels that they had.
+"""Rehearsal (Rebuffi et al., CVPR 2017, section 3.3; Chaudhry et al. 2019, "On tiny episodic memories"): a few cases of every
+earlier task train again, with the labels that they had, mixed with the new ones.
 
 It needs what the others do not: old images and labels that are still there and may be used.
+
+What differs: of iCaRL the joint training set alone is taken, neither its distillation nor its choice of exemplars by the mean
+of their features nor its classifier; cases are drawn at random, which Chaudhry et al. found no worse. A batch is drawn from new
+and kept cases alike; there half of it is always old.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ EXEMPLARS = 4
 
 
 def rehearsal(network: Network, task: Task, state: State) -> State:
-    """See ``ctune.bench.rivals.Rival``."""
+    """See ``ctune.bench.rivals.Learn``."""
     kept = []
     for number, cases in enumerate(task.earlier):
         # The same cases in every round: what was not kept is gone.

@@ -2,13 +2,15 @@
 
 Every way starts from the same base of four organs and gets, round by round, the same cases with the new class alone annotated
 in them. Continual tuning is the product's own: annotations in the pool, ``retune_model``, a version in the registry. Rivals
-(``benchmarks/rivals``) train every weight of one network. After each round all classes so far are predicted on the test
+(``benchmarks/rivals``) train every weight of one network, with two budgets: as long as continual tuning took in that round,
+and as many steps as plain fine-tuning needs to learn a class. After each round all classes so far are predicted on the test
 cases, on the CT's own grid.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,10 +20,10 @@ import numpy as np
 import torch
 
 from ctune.bench.catalogue import Preset
-from ctune.bench.forgetting_figures import CONTINUAL, gates, summary
+from ctune.bench.forgetting_figures import CONTINUAL, equal_time, gates, summary
 from ctune.bench.machine import torch_device
 from ctune.bench.result import Measured
-from ctune.bench.rivals import Rival, Task, find_rivals
+from ctune.bench.rivals import Pace, Rival, Task, find_rivals
 from ctune.bench.rounds import look, new_stage, read_stage, write_stage
 from ctune.bench.run import part
 from ctune.bench.study import EXPERT, Clock, Scale, Study, full_training, make_study
@@ -30,7 +32,9 @@ from ctune.config import Config
 from ctune.config import preset as settings_of
 from ctune.data.prepared import PreparedCase
 from ctune.foundation import retune_model
-from ctune.model.heads import build_head
+from ctune.model.heads import Kind, build_head
+from ctune.model.network import Network
+from ctune.train import start_at_priors
 from ctune.types import OnProgress, Progress, Source
 
 OLD = ("spleen", "kidney_right", "kidney_left", "liver")
@@ -41,26 +45,36 @@ SCALES = {
     Preset.GPU: Scale(cases=120, revised=12, tests=40, epochs=100, size="medium", look_every=50, old=OLD, new=NEW),
 }  # fmt: skip
 """revised: cases that each round annotates, drawn anew for each."""
-STEPS = {Preset.SMOKE: 2, Preset.CPU: 25, Preset.GPU: 200}
-"""Steps of a rival in a round: on a CPU about the time that continual tuning takes for its class."""
+STEPS = {Preset.SMOKE: 2, Preset.CPU: 240, Preset.GPU: 200}
+"""Steps of a rival in a round, the long budget."""
+EQUALLY_LONG = {Preset.SMOKE: False, Preset.CPU: True, Preset.GPU: True}
+"""Whether rivals are also measured with the time that continual tuning took."""
 CHANNELS = {Preset.SMOKE: (4, 8, 16)}
 
 
 def run(preset: str, seeds: Sequence[int], work: Path, on_progress: OnProgress) -> Measured:
     """See ``ctune.bench.catalogue.Bench``."""
-    device, size, rivals = torch.device(torch_device(preset)), Preset(preset), find_rivals()
-    scale, by_seed, data = SCALES[size], dict[str, Any](), dict[str, str]()
+    by_seed, data = dict[str, Any](), dict[str, str]()
     for seed in seeds:
-        folder = work / f"seed-{seed}"
-        study = make_cohort(folder, config_of(preset, seed), scale, seed, on_progress)
-        data[f"cohort, seed {seed}"] = study.digest()
-        by_seed[f"seed {seed}"] = measure(study, rivals, STEPS[size], folder, device, on_progress)
+        by_seed[f"seed {seed}"], digest = measure_seed(preset, seed, work / f"seed-{seed}", on_progress)
+        data[f"cohort, seed {seed}"] = digest
+    rivals = find_rivals()
     measures = summary(list(by_seed.values()))
     missing = [] if rivals else ["rivals: benchmarks/rivals is part of a checkout, and this is none"]
     missing += [f"not every rival: {', '.join(rivals)} alone, as CTUNE_RIVALS asked"] * (
         "CTUNE_RIVALS" in os.environ
     )
     return Measured(measures, by_seed, missing, data, gates(measures))
+
+
+def measure_seed(preset: str, seed: int, folder: Path, on_progress: OnProgress) -> tuple[dict[str, Any], str]:
+    """Everything of one seed, and the digest of its cohort. Seeds in processes of their own fill the folders of one run:
+    `folder` is then what ``run`` will look for, ``seed-N`` in the run's."""
+    size = Preset(preset)
+    study = make_cohort(folder, config_of(preset, seed), SCALES[size], seed, on_progress)
+    device = torch.device(torch_device(preset))
+    found = measure(study, find_rivals(), STEPS[size], EQUALLY_LONG[size], folder, device, on_progress)
+    return found, study.digest()
 
 
 def make_cohort(folder: Path, config: Config, scale: Scale, seed: int, on_progress: OnProgress) -> Study:
@@ -89,11 +103,12 @@ def measure(
     study: Study,
     rivals: Mapping[str, Rival],
     steps: int,
+    equally_long: bool,
     folder: Path,
     device: torch.device,
     on_progress: OnProgress,
 ) -> dict[str, Any]:
-    """Everything of one seed: the base, and for each way what stood after each round."""
+    """The base, and for each way what stood after each round: `ways` with `steps`, `equal_time` as long as continual tuning."""
     base = full_training(study, "base", folder / "base", device, on_progress)
     first = folder / "rounds" / "base"
     if not (first / "stage.json").exists():
@@ -102,19 +117,41 @@ def measure(
     if not any(found.name == "base" for found in registry.names()):
         made = {name: Tuned((), {}, study.seed, 0) for name in base.classes}
         register_model(registry, "base", base, study.project.config, made, note="base of a benchmark")
-    ways: dict[str, list[Any]] = {CONTINUAL: [], **{name: [] for name in rivals}}
+    ways: dict[str, tuple[Rival, int] | None] = {CONTINUAL: None}
+    ways |= {name: (rival, steps) for name, rival in rivals.items()}
+    if equally_long:
+        ways |= {equal_time(name): (rival, 0) for name, rival in rivals.items()}
+    found: dict[str, list[Any]] = {way: [] for way in ways}
     total = len(ways) * len(study.scale.new)
-    for way, found in ways.items():
+    for way, asked in ways.items():
         for number in range(1, len(study.scale.new) + 1):
             place = folder / "rounds" / way
             before = place / f"{number - 1}" if number > 1 else first
             where = place / f"{number}"
+            learn: tuple[Any, ...] = (_continual,)
+            if asked is not None:
+                rival, taken = asked
+                learn = (_rival, rival, taken, found[CONTINUAL][number - 1])
             arguments = (study, number, before, where, device, on_progress)
-            learn = (_continual, *arguments) if way == CONTINUAL else (_rival, rivals[way], steps, *arguments)
-            found.append(part(where.with_suffix(".json"), *learn))
-            done = sum(map(len, ways.values()))
+            found[way].append(part(where.with_suffix(".json"), *learn, *arguments))
+            done = sum(map(len, found.values()))
             on_progress(Progress("rounds", done, total, f"{way}: {study.scale.new[number - 1]}"))
-    return {"base": read_stage(first).plain(), "ways": ways}
+    equal = {name: found[equal_time(name)] for name in rivals} if equally_long else {}
+    return {
+        "base": read_stage(first).plain(),
+        "ways": {way: found[way] for way in (CONTINUAL, *rivals)},
+        "equal_time": equal,
+    }
+
+
+def pace_of(steps: int, ours: Mapping[str, float], device: torch.device) -> Pace:
+    """So many steps or, when these are 0, as long as continual tuning took: `ours`, what stood after its round."""
+    if steps:
+        return Pace(steps)
+    if device.type == "cpu":
+        # Processor seconds: other work on the machine does not lengthen them.
+        return Pace(seconds=ours["cpu_seconds"])
+    return Pace(seconds=ours["seconds"], clock=time.perf_counter)
 
 
 def cases_of_round(study: Study, number: int, revised: int) -> list[str]:
@@ -152,24 +189,41 @@ def _continual(
 
 
 def _rival(
-    rival: Rival, steps: int, study: Study, number: int, before: Path, where: Path, device: torch.device,
-    on_progress: OnProgress,
+    rival: Rival, steps: int, ours: Mapping[str, float], study: Study, number: int, before: Path, where: Path,
+    device: torch.device, on_progress: OnProgress,
 ) -> dict[str, Any]:  # fmt: skip
     name, old = study.scale.new[number - 1], (*study.scale.old, *study.scale.new[: number - 1])
     stage, config = read_stage(before), study.project.config
-    network = stage.network(config, old, study.seed)
-    network.set_head(name, build_head(name, config.heads.kind, network.base, study.seed, config.heads))
+    kind = rival.head or config.heads.kind
+    kinds = {n: config.heads.kind if n in study.scale.old else kind for n in old}
+    network = stage.network(config, kinds, study.seed)
     earlier = [_labelled(study, sorted(study.truth)[: study.scale.cases], study.scale.old)]
     rounds = list(enumerate(study.scale.new[:number], start=1))
     earlier += [_labelled(study, cases_of_round(study, n, study.scale.revised), [new]) for n, new in rounds]
-    task = Task(name, old, earlier.pop(), earlier, config.train, steps, study.seed, device, on_progress)
+    cases = earlier.pop()
+    add_head(network, name, kind, cases, study)
     clock = Clock()
     clock.start()
-    state = rival(network, task, stage.state)
+    pace = pace_of(steps, ours, device)
+    state = rival.learn(
+        network,
+        Task(name, old, cases, earlier, config.train, pace, study.seed, device, on_progress),
+        stage.state,
+    )
     clock.stop()
-    after = look(study, network, stage, {**clock.read(), "steps": steps})
+    after = look(study, network, stage, {**clock.read(), "steps": pace.taken})
     write_stage(where, after, network, state)
     return after.plain()
+
+
+def add_head(network: Network, name: str, kind: Kind, cases: Sequence[PreparedCase], study: Study) -> None:
+    """A fresh head of a new class, as full training begins with it."""
+    config = study.project.config
+    head = build_head(name, kind, network.base, study.seed, config.heads)
+    if config.heads.start_bias == "prior":
+        # Of this head alone: the others have learnt more than odds.
+        start_at_priors(Network(network.base, {name: head}), cases)
+    network.set_head(name, head)
 
 
 def _labelled(study: Study, case_ids: Sequence[str], names: Sequence[str]) -> list[PreparedCase]:

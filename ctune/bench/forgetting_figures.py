@@ -13,6 +13,7 @@ from ctune.bench.statistics import case_differences, comparisons
 from ctune.evaluate import continual_metrics
 
 CONTINUAL = "continual"
+_EQUAL_TIME = ", equal time"
 MARGIN = 0.01
 """Mean Dice of all classes after the last round by which continual tuning may be below a rival."""
 
@@ -22,30 +23,55 @@ Way = Sequence[Mapping[str, Any]]
 
 def summary(seeds: Sequence[Seed]) -> dict[str, Any]:
     """The measures. Plain names are those of continual tuning, ``..._by_way`` has every way; means over seeds, and the worst
-    seed for what must not happen at all."""
-    ways = list(seeds[0]["ways"])
-    metrics = {way: [way_figures(seed["base"], seed["ways"][way]) for seed in seeds] for way in ways}
+    seed for what must not happen at all. A rival with the time of continual tuning is the way "NAME, equal time"."""
+    # A result of before rivals were measured with equal time has none.
+    found = [
+        {**seed["ways"], **{equal_time(name): way for name, way in seed.get("equal_time", {}).items()}}
+        for seed in seeds
+    ]
+    ways = list(found[0])
+    metrics = {
+        way: [way_figures(s["base"], f[way]) for s, f in zip(seeds, found, strict=True)] for way in ways
+    }
     combined: Mapping[str, Callable[[Iterable[float]], float]] = {
         "acc": mean, "bwt": mean, "forgetting": mean, "max_case_drop": max, "voxels_changed": sum,
-        "dice_new_classes": mean, "learning_seconds": mean,
+        "dice_new_classes": mean, "learning_seconds": mean, "steps_a_round": mean,
     }  # fmt: skip
     by_way = {
         name: {way: combine(seed[name] for seed in metrics[way]) for way in ways}
         for name, combine in combined.items()
     }
-    last = [{way: stages[-1]["dice"] for way, stages in seed["ways"].items()} for seed in seeds]
+    last = [{way: stages[-1]["dice"] for way, stages in of.items()} for of in found]
     rivals = {
         way: [case_differences(s[CONTINUAL], s[way], sorted(s[way])) for s in last]
         for way in ways
         if way != CONTINUAL
     }
+    compared = comparisons(rivals, MARGIN)
+    for way, verdict in compared.items():
+        verdict["said"] += f"; the rival had {budget_of(way, by_way['steps_a_round'][way])}"
     kept = [stage["max_abs_logit_change"] for seed in seeds for stage in seed["ways"][CONTINUAL]]
     return {
         **{name: values[CONTINUAL] for name, values in by_way.items()},
         "unrevised_max_abs_logit_change": max(kept),
         **{f"{name}_by_way": values for name, values in by_way.items()},
-        "continual_less_rival": comparisons(rivals, MARGIN),
+        "continual_less_rival": compared,
     }
+
+
+def budget_of(way: str, steps: float) -> str:
+    """In words, what a rival may spend on a round; steps: that it took, as a mean over rounds and seeds.
+
+    >>> budget_of("LwF", 240.0), budget_of("LwF, equal time", 23.4)
+    ('240 steps a round', 'as long as continual tuning, 23 steps a round')
+    """
+    taken = f"{steps:.0f} steps a round"
+    return f"as long as continual tuning, {taken}" if way.endswith(_EQUAL_TIME) else taken
+
+
+def equal_time(rival: str) -> str:
+    """The name of the way of a rival that has the time of continual tuning."""
+    return f"{rival}{_EQUAL_TIME}"
 
 
 def way_figures(base: Mapping[str, Any], rounds: Way) -> dict[str, float]:
@@ -66,6 +92,7 @@ def way_figures(base: Mapping[str, Any], rounds: Way) -> dict[str, float]:
         "voxels_changed": sum(n for stage in rounds for n in stage["voxels_changed"].values()),
         "dice_new_classes": mean(_mean(rounds[-1]["dice"][name]) for name in new),
         "learning_seconds": sum(stage["cpu_seconds"] for stage in rounds),
+        "steps_a_round": mean(stage["steps"] for stage in rounds),
     }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +19,48 @@ import torch
 
 from ctune.config import Optimisation
 from ctune.data.prepared import PreparedCase
+from ctune.model.heads import Kind
 from ctune.model.network import Network
 from ctune.types import OnProgress
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks" / "rivals"
 _MODULE = "ctune_rivals"
+
+
+class Pace:
+    """How long a rival learns in a round: so many steps or, with `seconds`, until these are over.
+
+    The seconds begin with the pace: what a method works out before its first step counts. clock: what they are read from.
+
+    >>> pace = Pace(steps=2)
+    >>> pace.step()
+    >>> pace.share, pace.goes_on(until=0.5), pace.goes_on()
+    (0.5, False, True)
+    """
+
+    def __init__(
+        self, steps: int = 0, seconds: float | None = None, clock: Callable[[], float] = time.process_time
+    ) -> None:
+        self._steps, self._seconds, self._clock, self._begun = steps, seconds, clock, clock()
+        self.taken = 0
+        """Steps so far."""
+
+    @property
+    def share(self) -> float:
+        """Of the budget, what is gone: 0 to 1."""
+        if self._seconds is None:
+            return min(1.0, self.taken / max(self._steps, 1))
+        return min(1.0, (self._clock() - self._begun) / max(self._seconds, 1e-9))
+
+    def goes_on(self, until: float = 1.0) -> bool:
+        """Whether there is time for another step before that share is gone. Every budget has time for one step."""
+        if self._seconds is None:
+            return self.taken < int(until * self._steps)
+        return self.share < until or (until == 1.0 and not self.taken)
+
+    def step(self) -> None:
+        """Another step was taken."""
+        self.taken += 1
 
 
 @dataclass(frozen=True)
@@ -31,7 +69,7 @@ class Task:
 
     new: the class that it adds; the network has a fresh head of it. old: the classes from before. cases: what trains, with
     labels of `new` alone. earlier: for the base and each former round the cases that trained it, with the labels that they
-    had then; only a method that keeps data may train on them, or look at them to weigh parameters. steps: of optimisation.
+    had then; only a method that keeps data may train on them, or look at them to weigh parameters. pace: when it is over.
     """
 
     new: str
@@ -39,15 +77,23 @@ class Task:
     cases: Sequence[PreparedCase]
     earlier: Sequence[Sequence[PreparedCase]]
     settings: Optimisation
-    steps: int
+    pace: Pace
     seed: int
     device: torch.device
     on_progress: OnProgress
 
 
 State: TypeAlias = Mapping[str, torch.Tensor]
-Rival: TypeAlias = Callable[[Network, Task, State], State]
+Learn: TypeAlias = Callable[[Network, Task, State], State]
 """Trains the network in place; gets what it returned in the round before (nothing in the first) and may use it."""
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A method, and the kind of head that a new class gets; None: that of full training."""
+
+    learn: Learn
+    head: Kind | None = None
 
 
 def find_rivals(folder: Path = FOLDER) -> dict[str, Rival]:

@@ -19,7 +19,7 @@ from ctune.bench.study import Study
 from ctune.config import Config
 from ctune.data.files import read_json, write_atomically, write_json
 from ctune.model.base import build_base
-from ctune.model.heads import build_head
+from ctune.model.heads import Kind, build_head
 from ctune.model.network import Network
 from ctune.predict import masks_of, predict_case
 from ctune.types import Split
@@ -49,10 +49,10 @@ class Stage:
         """As figures of a result."""
         return {"dice": self.dice, "voxels_changed": self.voxels_changed, **self.figures}
 
-    def network(self, config: Config, classes: tuple[str, ...], seed: int) -> Network:
-        """The network whose weights this is; heads of the kind that training makes."""
+    def network(self, config: Config, kinds: Mapping[str, Kind], seed: int) -> Network:
+        """The network whose weights this is. kinds: {class: kind of its head}, in the order of the classes."""
         base = build_base(config.base, seed)
-        heads = {name: build_head(name, config.heads.kind, base, seed, config.heads) for name in classes}
+        heads = {name: build_head(name, kind, base, seed, config.heads) for name, kind in kinds.items()}
         network = Network(base, heads)
         network.load_state_dict(self.weights)
         return network
