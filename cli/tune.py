@@ -107,6 +107,15 @@ def tune(
     for class_name, change in done.changes.items():
         if class_name in done.kept and change.worse:
             note(f"error: {refusal(class_name, change)}")
+    if done.onto:
+        lost = (
+            f"; its {', '.join(done.over)} came meanwhile too, was replaced and not compared"
+            if done.over
+            else ""
+        )
+        note(
+            f"note: {done.onto} came meanwhile: the new heads went on top of it, the others are its own{lost}"
+        )
     if done.beside:
         note(
             f"note: {', '.join(done.beside)} came meanwhile; the new version has none of its heads, tune those on it too"
@@ -127,6 +136,7 @@ def _document(digest: str, classes: list[str], done: Tuning) -> dict[str, Any]:
         "losses": done.result.losses,
         "validation": validation_of(done.result),
         "changes": done.changes,
+        "onto": done.onto or None,
         "beside": done.beside,
         "seconds": done.result.seconds,
         "unrevised_max_abs_logit_change": max(done.proof.max_abs_change.values(), default=0.0)

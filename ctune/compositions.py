@@ -111,14 +111,19 @@ def register_model(
     tuned: Mapping[str, Tuned],
     *,
     parent: Model | None = None,
+    tuned_from: Model | None = None,
     round_number: int = 0,
     note: str = "",
+    after: int | None = None,
 ) -> str:
     """Register what is new of a network and a version of `name` that composes it; returns the model's digest.
 
     `tuned` names the heads that are new and how they came to be; every other head is the parent's, by digest. A base
     whose weights changed (trainable = all or heads+decoder) is new too, and then all heads are.
+    tuned_from: the model whose heads were tuned, where it is not the parent; then both are parents of the new one.
+    after: the version of `name` that must still be the newest (OvertakenError), 0 for none.
     """
+    origin = tuned_from or parent
     network.eval()
     base_digest, base_fingerprint = _register_base(registry, network, config, parent)
     same_base = parent is not None and parent.record.base == base_digest
@@ -127,13 +132,13 @@ def register_model(
         if class_name in heads and class_name not in tuned:
             continue
         how = tuned.get(class_name) or Tuned((), {}, config.seed, round_number)
-        before = parent.record.heads.get(class_name) if parent else None
+        before = origin.record.heads.get(class_name) if origin else None
         record = _head_record(registry, network, class_name, base_digest, base_fingerprint, how, before)
         heads[class_name] = registry.register(record, measured=dict(how.measured))
     model = ModelRecord(
         base=base_digest,
         heads=heads,
-        parents=(parent.digest,) if parent else (),
+        parents=tuple(dict.fromkeys(m.digest for m in (parent, origin) if m)),
         round=round_number,
         config=config.model_dump(mode="json"),
         note=note,
@@ -141,7 +146,7 @@ def register_model(
     digest = registry.register(model)
     # A round that was killed between here and its own record registers the same model again: that is no new version.
     if digest not in {version.digest for version in registry.versions(name)[-1:]}:
-        registry.add_version(name, digest, note=note)
+        registry.add_version(name, digest, note=note, after=after)
     return digest
 
 

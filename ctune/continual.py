@@ -40,8 +40,9 @@ class Tuning:
     """What a tuning did, and on what.
 
     proof is None when the settings let more than the heads train. changes: {class: its new head against the one it
-    replaces, on the validation cases}. kept: classes whose old head stays because the new one is worse. beside: versions of
-    the same name that others registered meanwhile; the new one has none of their heads.
+    replaces, on the validation cases}. kept: classes whose old head stays because the new one is worse. onto: the version
+    that came meanwhile and on which the new heads went; over: their classes that had another head there than where the
+    tuning began. beside: versions that came meanwhile and of which the new one has no head.
     """
 
     result: TuneResult
@@ -49,6 +50,8 @@ class Tuning:
     annotations: Mapping[str, Sequence[AnnotationRecord]]
     changes: Mapping[str, Change] = field(default_factory=dict)
     kept: tuple[str, ...] = ()
+    onto: str = ""
+    over: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
 
 

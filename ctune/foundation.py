@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,12 +17,13 @@ import torch
 from ctune.classes import ClassList, nearest
 from ctune.compositions import Model, Tuned, load_model, may_be_name, register_model
 from ctune.config import Tuning as TuneSettings
-from ctune.continual import Tuning, tune_model, validation_data, watch_training
+from ctune.continual import Tuning, probe_windows, tune_model, validation_data, watch_training
 from ctune.data.prepared import PreparedCase
 from ctune.distributed import ALONE, Group
 from ctune.errors import PoolError, UsageError
 from ctune.model.base import build_base
 from ctune.model.heads import build_head
+from ctune.meanwhile import build_on, prove_on, replaced, unless_overtaken
 from ctune.model.network import Network
 from ctune.optimise import identity_of
 from ctune.outcome import compose, new_heads, read_record, seen
@@ -149,7 +151,8 @@ def retune_model(
 
     `name` is by default the one in `reference`. Heads that are worse than those they replace (``Tuning.kept``) are not
     registered, unless `force`; when none is left there is no new version, and the digest is the old model's.
-    Versions that others registered meanwhile are in ``Tuning.beside``.
+    Where heads alone were tuned and the newest version of `name` came meanwhile with the same base, the new heads go on
+    top of it (``Tuning.onto``). Other versions that came meanwhile are in ``Tuning.beside``.
     Raises UsageError when there is no name or no class, and what ``tune_model`` raises.
     """
     registry, config = project.open_registry(), project.config
@@ -172,12 +175,37 @@ def retune_model(
             force=force,
             on_progress=on_progress,
         )
-        digest = register_tuning(
-            project, model, folder, name, seed=config.seed, round_number=1 + model.record.round, note="",
-            measured={"seconds": done.result.seconds, "device": str(device)},
-        )  # fmt: skip
+        digest, done = _register_on_newest(project, model, folder, name, before, done, str(device))
     others = [v for v in registry.versions(name) if v.digest not in (digest, model.digest)]
-    return digest, replace(done, beside=tuple(str(v) for v in others if str(v) not in before))
+    came = tuple(str(v) for v in others if str(v) not in before)
+    return digest, replace(done, beside=() if done.onto else came)
+
+
+def _register_on_newest(
+    project: Project, model: Model, folder: Path, name: str, before: set[str], done: Tuning, device: str
+) -> tuple[str, Tuning]:
+    """Register a tuning on the newest version of `name`, where ``meanwhile.build_on`` allows it, else on `model`.
+
+    Asked again until no other version comes between the look and the registration.
+    """
+    tuned, settings = new_heads(folder), project.config.tune
+    while True:
+        versions = model.registry.versions(name)
+        heads_alone = settings.trainable == "heads" and settings.start == "model" and tuned
+        newest = build_on(model, versions, before) if heads_alone else None
+        proof, onto, over = done.proof, "", tuple[str, ...]()
+        if newest:
+            cases = sorted({a.case_id for c in tuned for a in done.annotations[c]})
+            proof = prove_on(newest, folder, tuned, probe_windows(project, cases[:2]))
+            onto, over = str(versions[-1]), replaced(model, newest, tuned)
+        register = partial(
+            register_tuning, project, model, folder, name, seed=project.config.seed,
+            round_number=1 + (newest or model).record.round, note="",
+            measured={"seconds": done.result.seconds, "device": device},
+            newest=newest, onto=onto, after=versions[-1].version if versions else 0,
+        )  # fmt: skip
+        if (digest := unless_overtaken(register)) is not None:
+            return digest, replace(done, proof=proof, onto=onto, over=over)
 
 
 def _sweep(root: Path) -> None:
@@ -198,8 +226,15 @@ def register_tuning(
     round_number: int,
     measured: Mapping[str, Any],
     note: str,
+    newest: Model | None = None,
+    onto: str = "",
+    after: int | None = None,
 ) -> str:
-    """Register what a tuning left in `folder` as a version of `name`; the model's own digest when it left no weights."""
+    """Register what a tuning left in `folder` as a version of `name`; the model's own digest when it left no weights.
+
+    newest: the model on which the heads go, where it is not `model`; `onto` is its ``NAME:VERSION``. after: as in
+    ``register_model``.
+    """
     config, about, new = project.config, read_record(folder), new_heads(folder)
     if not new:
         return model.digest
@@ -211,16 +246,19 @@ def register_tuning(
         )
         for c in new
     }  # fmt: skip
+    going_on = config.tune.start == "model"
     return register_model(
-        project.open_registry(), name, compose(model, folder), config, tuned,
-        parent=model if config.tune.start == "model" else None,
-        round_number=round_number, note=tuning_note(config.tune, about, note),
+        project.open_registry(), name, compose(newest or model, folder), config, tuned,
+        parent=(newest or model) if going_on else None, tuned_from=model if going_on else None,
+        round_number=round_number, note=tuning_note(config.tune, about, note, onto), after=after,
     )  # fmt: skip
 
 
-def tuning_note(settings: TuneSettings, about: Mapping[str, Any], note: str = "") -> str:
+def tuning_note(settings: TuneSettings, about: Mapping[str, Any], note: str = "", onto: str = "") -> str:
     """What a person should know of a tuned version: which heads are new, from what, and what stayed."""
     parts = [note or f"tuned {', '.join(about['classes'])}"]
+    if onto:
+        parts.append(f"on {onto}, which came meanwhile")
     if settings.start == "scratch":
         parts.append("from scratch")
     parts += [f"{c} kept its old head" for c in about["kept"]]

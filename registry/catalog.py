@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from registry.database import Database
-from registry.errors import ExistsError, NotFoundError, RegistryError
+from registry.errors import ExistsError, NotFoundError, OvertakenError, RegistryError
 from registry.records import EventRecord, canonical, digest_of
 from registry.rows import Name, Row, Snapshot, Version, as_bytes, now, read_row
 from registry.statements import ALIASED, NEWEST, NUMBERED, RECORD, STARTING
@@ -82,12 +82,21 @@ class Catalog:
 
     # Versions -----------------------------------------------------------------------------------------------------
 
-    def add_version(self, name: str, digest: str, actor: str, note: str) -> Version:
-        """The next version of a name; numbers have no gaps, however many processes ask at once."""
+    def add_version(self, name: str, digest: str, actor: str, note: str, after: int | None = None) -> Version:
+        """The next version of a name; numbers have no gaps, however many processes ask at once.
+
+        after: the number that must still be the newest, 0 when there must be none. Raises OvertakenError when it is not.
+        """
         with self.database.writing() as db:
             _must_be_here(db, digest)
-            last = db.execute(sa.select(sa.func.max(versions.c.version)).where(versions.c.name == name))
-            row = Version(name, (last.scalar() or 0) + 1, digest, now(), note)
+            newest = db.execute(sa.select(sa.func.max(versions.c.version)).where(versions.c.name == name))
+            last = newest.scalar() or 0
+            if after is not None and last != after:
+                raise OvertakenError(
+                    f"expected {name}:{after} to be the newest version still, {name}:{last} came meanwhile; look at it, "
+                    "then register again"
+                )
+            row = Version(name, last + 1, digest, now(), note)
             db.execute(versions.insert().values(**row.__dict__))
             _log(db, actor, "register", name, {"version": row.version, "digest": digest})
         return row

@@ -3,6 +3,7 @@
 RegistryError          1
 ├── NotFoundError      1  no such name, version, alias or digest
 ├── ExistsError        1  an immutable thing is there already and differs
+│   └── OvertakenError 1  another version of the name came first
 ├── MismatchError      1  a head on a base that it was not tuned on
 ├── NewerCatalogError  1  the catalog was written by a newer ctune
 ├── ArchiveError       1  a file to import that is no archive of a registry, or a hostile one
@@ -27,6 +28,10 @@ class NotFoundError(RegistryError):
 
 class ExistsError(RegistryError):
     """An immutable thing is there already and differs."""
+
+
+class OvertakenError(ExistsError):
+    """Another version of the name came between the look at the newest and the next one."""
 
 
 class MismatchError(RegistryError):

@@ -164,11 +164,16 @@ class Registry:
 
     # Names --------------------------------------------------------------------------------------------------------
 
-    def add_version(self, name: str, digest: str, *, actor: str | None = None, note: str = "") -> Version:
-        """The next version of `name`. Raises InvalidNameError, and IntegrityError when `digest` is no model."""
+    def add_version(
+        self, name: str, digest: str, *, actor: str | None = None, note: str = "", after: int | None = None
+    ) -> Version:
+        """The next version of `name`. after: the number that must still be the newest, 0 for none.
+
+        Raises InvalidNameError, IntegrityError when `digest` is no model, OvertakenError when another version came.
+        """
         check_name(name)
         self._model(digest)
-        return self.catalog.add_version(name, digest, check_actor(actor), check_text(note))
+        return self.catalog.add_version(name, digest, check_actor(actor), check_text(note), after)
 
     def resolve(self, reference: str) -> str:
         """The digest that a reference means. Raises InvalidNameError, NotFoundError."""

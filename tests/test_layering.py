@@ -24,6 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "ctune.compositions",
         "ctune.foundation",
         "ctune.continual",
+        "ctune.meanwhile",
         "ctune.strategy",
         "ctune.replay",
         "ctune.outcome",
@@ -60,6 +61,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 KNOW_THE_REGISTRY = (
     "ctune.project",
     "ctune.compositions",
+    "ctune.meanwhile",
     "ctune.recompose",
     "ctune.round",
     "ctune.bench",

@@ -10,7 +10,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,9 +21,10 @@ from small_network import GRID, config, network, prepared, project, volume
 from typer.testing import CliRunner
 
 from cli.main import app
+from ctune import recompose
 from ctune.foundation import retune_model, train_model
 from ctune.model.features import FeatureCache, KeptFeatures, PassedFeatures, View
-from ctune.project import Project, open_project
+from ctune.project import Project, adjusted, open_project
 from ctune.tune import tune_heads
 from ctune.types import Progress, Source
 
@@ -123,17 +126,74 @@ def test_settings_that_make_no_sense_together_are_said(
     assert said(copy.root, "tune", "small", "--classes", "aorta", "--trainable", "all")[1] == ""
 
 
-def test_a_version_that_came_meanwhile_is_named(copy: Project) -> None:
-    revise(copy, "case_1", "stomach", volume(1)[1]["aorta"])
-    other: list[str] = []
+def meanwhile(made: Project, do: Callable[[], object]) -> Callable[[Progress], None]:
+    """A listener that does something once, while the aorta is tuned."""
+    done: list[object] = []
 
     def tell(step: Progress) -> None:
-        if not other and step.stage == "tune aorta":
-            other.append(retune_model(copy, "small", ["stomach"], device=CPU)[0])
+        if not done and step.stage == "tune aorta":
+            done.append(None)
+            do()
 
-    _, done = retune_model(copy, "small", ["aorta"], device=CPU, on_progress=tell)
-    assert done.beside == ("small:2",)
-    assert retune_model(copy, "small", ["aorta"], device=CPU)[1].beside == ()
+    return tell
+
+
+def heads_of(made: Project, reference: str) -> dict[str, str]:
+    record = made.open_registry().load(reference).record
+    return dict(record.heads)
+
+
+def test_two_tunings_at_once_end_in_one_model_with_both_heads(copy: Project) -> None:
+    revise(copy, "case_1", "stomach", volume(1)[1]["aorta"])
+    other = meanwhile(copy, lambda: retune_model(copy, "small", ["stomach"], device=CPU))
+    digest, done = retune_model(copy, "small", ["aorta"], device=CPU, on_progress=other)
+    first, theirs, ours = (heads_of(copy, f"small:{n}") for n in (1, 2, 3))
+    assert done.onto == "small:2" and done.beside == () and done.over == ()
+    assert set(theirs) == {"liver", "spleen", "stomach"} and set(ours) == {*theirs, "aorta"}
+    assert {n: ours[n] for n in theirs} == theirs and {n: theirs[n] for n in first} == first
+    assert done.proof is not None and done.proof.max_abs_change == {"liver": 0, "spleen": 0, "stomach": 0}
+    registry = copy.open_registry()
+    record = registry.load("small").record
+    assert registry.resolve("small") == digest and "on small:2, which came meanwhile" in record.note
+    assert record.parents == (registry.resolve("small:2"), registry.resolve("small:1"))
+    assert retune_model(copy, "small", ["aorta"], device=CPU)[1].onto == ""
+
+
+def test_a_version_that_comes_between_the_look_and_the_registration_counts_too(
+    copy: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ctune import foundation
+
+    looked, plain = list[int](), foundation.build_on
+
+    def slow(*words: Any) -> Any:
+        found = plain(*words)
+        looked.append(len(words[1]))
+        if len(looked) == 1:
+            recompose.rename(copy.open_registry(), "small", "spleen", "lien", name="small")
+        return found
+
+    monkeypatch.setattr(foundation, "build_on", slow)
+    _, done = retune_model(copy, "small", ["aorta"], device=CPU)
+    assert looked == [1, 2] and done.onto == "small:2"
+    assert set(heads_of(copy, "small:3")) == {"liver", "lien", "aorta"}
+
+
+def test_the_same_class_tuned_twice_at_once_is_said(copy: Project) -> None:
+    other = meanwhile(copy, lambda: retune_model(copy, "small", ["aorta", "liver"], device=CPU))
+    revise(copy, "case_0", "liver", volume(0)[1]["liver"])
+    _, done = retune_model(copy, "small", ["aorta"], device=CPU, on_progress=other)
+    theirs, ours = heads_of(copy, "small:2"), heads_of(copy, "small:3")
+    assert done.over == () or theirs["aorta"] != ours["aorta"]
+    assert {n: ours[n] for n in ("liver", "spleen")} == {n: theirs[n] for n in ("liver", "spleen")}
+
+
+def test_a_version_of_another_base_that_came_meanwhile_is_named(copy: Project) -> None:
+    free = adjusted(copy, "tune", {"trainable": "all", "epochs": 1})
+    other = meanwhile(copy, lambda: retune_model(free, "small", ["aorta"], device=CPU))
+    _, done = retune_model(copy, "small", ["aorta"], device=CPU, on_progress=other)
+    assert done.beside == ("small:2",) and done.onto == ""
+    assert retune_model(copy, "small:1", ["aorta"], device=CPU)[1].beside == ()
 
 
 def test_what_a_killed_tuning_left_goes_after_a_day(copy: Project) -> None:
