@@ -53,7 +53,8 @@ class Scale:
 
     start_epochs: of the heads from which the rounds start, on the base's own cases. revised: the classes of the rounds. reuse:
     share of the base's cases that train again beside the revised ones. worth_seeds: rounds are run for so many of the first
-    seeds, since they take six times as long as all else; 0 for a data set without rounds. unseen: share of native scans. size: of phantoms; network_mm: spacing of the network's grid, None for the image's own.
+    seeds, since they take six times as long as all else; 0 for a data set without rounds. unseen: share of native scans. size:
+    of phantoms; network_mm: spacing of the network's grid, None for the image's own.
     """
 
     base: int
