@@ -17,7 +17,7 @@ from .rehearsal import rehearsal
 
 RIVALS = {
     "fine-tuning": Rival(finetune),
-    "background": Rival(background),
+    "background": Rival(background, long=False),
     "LwF": Rival(lwf),
     "EWC": Rival(ewc),
     "MiB": Rival(mib),
@@ -29,4 +29,5 @@ RIVALS = {
 
 New classes get text heads, as full training makes them: with every weight training on dense patches a step with one pyramid
 takes about half as long again, and each further pyramid that a method trains or asks adds as much. One rival has them too.
+What background taught as such does to old classes is seen in a few steps; more of them would only cost time.
 """

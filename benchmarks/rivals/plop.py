@@ -93,7 +93,8 @@ def median_of(counts: torch.Tensor) -> torch.Tensor:
     sums = counts.cumsum(dim=-1)
     total = sums[..., -1]
     reached = (sums * 2 >= total.unsqueeze(-1)).float().argmax(dim=-1)
-    return torch.where(total > 0, (reached + 1) * (math.log(2) / BINS), 0.0)
+    found: torch.Tensor = torch.where(total > 0, (reached + 1) * (math.log(2) / BINS), 0.0)
+    return found
 
 
 def pseudo_labels(logits: torch.Tensor, bounds: torch.Tensor) -> torch.Tensor:

@@ -45,7 +45,7 @@ SCALES = {
     Preset.GPU: Scale(cases=120, revised=12, tests=40, epochs=100, size="medium", look_every=50, old=OLD, new=NEW),
 }  # fmt: skip
 """revised: cases that each round annotates, drawn anew for each."""
-STEPS = {Preset.SMOKE: 2, Preset.CPU: 240, Preset.GPU: 200}
+STEPS = {Preset.SMOKE: 2, Preset.CPU: 200, Preset.GPU: 200}
 """Steps of a rival in a round, the long budget."""
 EQUALLY_LONG = {Preset.SMOKE: False, Preset.CPU: True, Preset.GPU: True}
 """Whether rivals are also measured with the time that continual tuning took."""
@@ -118,7 +118,8 @@ def measure(
         made = {name: Tuned((), {}, study.seed, 0) for name in base.classes}
         register_model(registry, "base", base, study.project.config, made, note="base of a benchmark")
     ways: dict[str, tuple[Rival, int] | None] = {CONTINUAL: None}
-    ways |= {name: (rival, steps) for name, rival in rivals.items()}
+    long = [name for name, rival in rivals.items() if rival.long]
+    ways |= {name: (rivals[name], steps) for name in long}
     if equally_long:
         ways |= {equal_time(name): (rival, 0) for name, rival in rivals.items()}
     found: dict[str, list[Any]] = {way: [] for way in ways}
@@ -139,7 +140,7 @@ def measure(
     equal = {name: found[equal_time(name)] for name in rivals} if equally_long else {}
     return {
         "base": read_stage(first).plain(),
-        "ways": {way: found[way] for way in (CONTINUAL, *rivals)},
+        "ways": {way: found[way] for way in (CONTINUAL, *long)},
         "equal_time": equal,
     }
 

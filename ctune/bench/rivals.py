@@ -90,10 +90,11 @@ Learn: TypeAlias = Callable[[Network, Task, State], State]
 
 @dataclass(frozen=True)
 class Rival:
-    """A method, and the kind of head that a new class gets; None: that of full training."""
+    """A method. head: the kind that a new class gets; None: that of full training. long: whether it gets the long budget too."""
 
     learn: Learn
     head: Kind | None = None
+    long: bool = True
 
 
 def find_rivals(folder: Path = FOLDER) -> dict[str, Rival]:
