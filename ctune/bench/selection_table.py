@@ -99,7 +99,7 @@ def _cell(measures: Mapping[str, Any], figure: str, way: str) -> str:
 def _short(value: float | None) -> str:
     """Three figures at most, without the leading 0.
 
-    >>> _short(0.9205), _short(2.3299), _short(None), _short(-0.0131)
+    >>> _short(0.9207), _short(2.3299), _short(None), _short(-0.0131)
     ('.921', '2.33', 'never', '-.013')
     """
     if value is None:
