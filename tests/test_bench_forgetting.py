@@ -213,7 +213,6 @@ def test_what_holds_on_to_the_old_moves_it_less(network: Network) -> None:
     free = moved(network, learn("fine-tuning", network, pace=Pace(20)))
     assert moved(network, learn("LwF", network, pace=Pace(20))) < free
     assert moved(network, learn("MiB", network, pace=Pace(20))) < free
-    assert moved(network, learn("PLOP", network, pace=Pace(20))) < free
     assert moved(network, learn("background", network, pace=Pace(20))) > free
 
 
