@@ -127,7 +127,8 @@ def local_pod(now: Features, before: Features, logits: torch.Tensor, said: torch
 
 def distance(now: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
     """Mean over samples of the Euclidean distance between the embeddings of two maps (N, C, X, Y, Z)."""
-    return torch.linalg.vector_norm(embedding(now) - embedding(before), dim=1).mean()
+    moved: torch.Tensor = torch.linalg.vector_norm(embedding(now) - embedding(before), dim=1)
+    return moved.mean()
 
 
 def _maps(features: Features) -> tuple[torch.Tensor, ...]:
