@@ -9,7 +9,7 @@ through all weights teaches what nobody annotated as background, which is what i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,8 @@ def run(preset: str, seeds: Sequence[int], work: Path, on_progress: OnProgress) 
     missing = (
         () if find_tables() else ("the paper's tables were not there to be read: their means are quoted",)
     )
-    differs = {"differs": DIFFERS, "published": PUBLISHED}
+    scales = {backbone: asdict(scale) for backbone, scale in protocol.scales.items()}
+    differs = {"differs": DIFFERS, "published": PUBLISHED, "scales": scales}
     return Measured(measures, {**found, **differs}, missing, data, gates(measures))
 
 

@@ -1,28 +1,35 @@
-"""All results on one page: tables in Markdown for the docs, and a page of HTML with plots that needs nothing else."""
+"""All results on one page: tables in Markdown for the docs, and a page of HTML with figures that needs nothing else."""
 
 from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ctune.bench.catalogue import BENCHES, Bench, Preset
-from ctune.bench.plots import Plot, draw_plot
-from ctune.bench.result import BenchResult, Gate, all_results
+from ctune.bench.plots import Plot
+from ctune.bench.promises import Promise, promises_of
+from ctune.bench.result import BenchResult, all_results
+from ctune.bench.tables import Chapter
 from ctune.data.files import write_atomically
 from ctune.errors import UsageError
-from ctune.report.page import NOTHING, duration
-from ctune.report.palette import ON_BLACK, ON_DARK, ON_WHITE
+from ctune.report.page import duration
 
 MARKDOWN, HTML = Path("docs/benchmarks.md"), Path("docs/benchmarks.html")
+TITLE = "What continual tuning costs and gives"
+NO_ACCELERATOR = "Not measured on an accelerator: none was lent. Every figure is from a CPU."
+_CHAPTERS = ("speed", "hippocampus", "paper", "forgetting", "selection", "scaling")
+"""The order in which they are told; the others follow as in the catalogue."""
+_ORDER = [str(preset) for preset in Preset]
 
 
 @dataclass(frozen=True)
 class Run:
-    """One column: the newest result of a preset on a device."""
+    """One result: of several of a preset on a device, the one with most seeds, of these the newest."""
 
     file: str
     result: BenchResult
@@ -30,15 +37,6 @@ class Run:
     @property
     def title(self) -> str:
         return f"{self.result.preset}, on {self.result.device}"
-
-    @property
-    def figures(self) -> dict[str, Any]:
-        """{measure: value}, with the parts of nested measures as ``measure.part``."""
-        return dict(_flat(self.result.measures))
-
-    @property
-    def broken(self) -> list[Gate]:
-        return [gate for gate in self.result.gates if not gate.passed]
 
     @property
     def machine(self) -> str:
@@ -53,49 +51,78 @@ class Run:
             f"{self.result.peak_memory_mb:.0f} MiB; {self.result.started[:10]}, commit {', '.join(commits)}"
         )
 
+    @property
+    def command(self) -> str:
+        """What repeats it."""
+        seeds = ",".join(map(str, self.result.seeds))
+        return f"ctune bench {self.result.what} --preset {self.result.preset} --seeds {seeds}"
+
 
 @dataclass(frozen=True)
 class Section:
-    """One benchmark with its newest results, and the plots of the last of them."""
+    """One benchmark: the runs that are told of, the largest preset last; `others` are results that stand behind them."""
 
     bench: Bench
     runs: Sequence[Run]
-
-    @property
-    def rows(self) -> list[tuple[str, list[str]]]:
-        """(measure, one cell a run)."""
-        names = dict.fromkeys(name for run in self.runs for name in run.figures)
-        return [(name, [cell(run.figures.get(name)) for run in self.runs]) for name in names]
+    others: Sequence[Run] = field(default_factory=tuple)
 
     @property
     def largest(self) -> Run:
-        """The run of the largest preset; of several devices, the newest."""
-        order = [str(preset) for preset in Preset]
-        return max(self.runs, key=lambda run: (order.index(run.result.preset), run.result.started))
+        """The run of the largest preset."""
+        return self.runs[-1]
 
-    @property
-    def headlines(self) -> list[tuple[str, str, str]]:
-        """(value, what it is, where it was measured) of the figures that one wants to see first."""
-        figures = self.largest.figures
-        named = [(figures[n], words) for n, words in self.bench.headlines if figures.get(n) is not None]
-        return [(cell(value), words, self.largest.title) for value, words in named]
+    @cached_property
+    def told(self) -> Sequence[Run]:
+        """Without smoke runs where there is more."""
+        large = [run for run in self.runs if run.result.preset != Preset.SMOKE]
+        return large[::-1] or self.runs
 
-    @property
-    def plots(self) -> list[tuple[Plot, str]]:
-        """Each with its drawing; of the run of the largest preset."""
-        if not self.bench.plots:
-            return []
-        module, _, attribute = self.bench.plots.partition(":")
-        drawn = getattr(importlib.import_module(module), attribute)(self.largest.result)
-        return [(plot, draw_plot(plot, f"{self.bench.name}-{i}")) for i, plot in enumerate(drawn)]
+    @cached_property
+    def chapters(self) -> list[tuple[Run, Chapter]]:
+        """What is told of each run, the largest first; empty for a benchmark that has no chapter."""
+        return [(run, _called(self.bench.chapter, run.result)) for run in self.told if self.bench.chapter]
+
+    @cached_property
+    def plots(self) -> list[Plot]:
+        """Of the largest run."""
+        return list(_called(self.bench.plots, self.largest.result)) if self.bench.plots else []
+
+    @cached_property
+    def promises(self) -> list[Promise]:
+        return promises_of(self.bench, [run.result for run in self.told])
+
+
+def _called(target: str, result: BenchResult) -> Any:
+    module, _, attribute = target.partition(":")
+    return getattr(importlib.import_module(module), attribute)(result)
 
 
 def sections(results: Iterable[tuple[Path, BenchResult]]) -> list[Section]:
-    """One for each benchmark that has results, in the catalogue's order; `results` come oldest first."""
-    newest: dict[str, dict[tuple[str, str], Run]] = {}
+    """One for each benchmark that has results, those with chapters first; `results` come oldest first."""
+    found: dict[str, dict[tuple[str, str], list[Run]]] = {}
     for path, result in results:
-        newest.setdefault(result.what, {})[result.preset, result.device] = Run(path.name, result)
-    return [Section(bench, list(newest[bench.name].values())) for bench in BENCHES if bench.name in newest]
+        of = found.setdefault(result.what, {}).setdefault((result.preset, result.device), [])
+        of.append(Run(path.name, result))
+    out = []
+    place = {name: i for i, name in enumerate(_CHAPTERS)}
+    for bench in sorted(BENCHES, key=lambda bench: place.get(bench.name, len(place))):
+        groups = found.get(bench.name, {}).values()
+        chosen = [_best(runs) for runs in groups]
+        chosen.sort(key=lambda run: (_ORDER.index(run.result.preset), run.result.started))
+        others = [run for runs in groups for run in runs if run not in chosen]
+        if chosen:
+            out.append(Section(bench, chosen, others))
+    return out
+
+
+def _best(runs: Sequence[Run]) -> Run:
+    """Most seeds; of these the last: a run of one seed does not hide three that broke a bound."""
+    most = max(len(run.result.seeds) for run in runs)
+    return [run for run in runs if len(run.result.seeds) == most][-1]
+
+
+def on_accelerator(found: Sequence[Section]) -> bool:
+    return any(run.result.device != "cpu" for section in found for run in section.runs)
 
 
 def write_pages(folder: Path, markdown_to: Path = MARKDOWN, html_to: Path = HTML) -> list[Section]:
@@ -103,6 +130,9 @@ def write_pages(folder: Path, markdown_to: Path = MARKDOWN, html_to: Path = HTML
 
     Raises UsageError when there are none, DataError for a file that is no result.
     """
+    from ctune.bench.report_html import html
+    from ctune.bench.report_markdown import markdown
+
     found = sections(all_results(folder))
     if not found:
         raise UsageError(
@@ -114,78 +144,3 @@ def write_pages(folder: Path, markdown_to: Path = MARKDOWN, html_to: Path = HTML
         with write_atomically(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
     return found
-
-
-def markdown(found: Sequence[Section], folder: Path, html_name: str) -> str:
-    """The tables, each with the command that repeats it; `folder` is where the results lie, seen from the page."""
-    lines = [
-        "# Benchmarks",
-        "",
-        "<!-- Written by `ctune bench report`; do not edit by hand. -->",
-        "",
-        f"The newest result of each preset and device. The same with plots, in one file: [{html_name}]({html_name}).",
-        "A figure that breaks a promise is said so; what could not be measured stands below its table.",
-        "",
-    ]
-    for section in found:
-        lines += [f"## {section.bench.name}", "", section.bench.help, ""]
-        lines += ["```console", *(f"$ {command(run)}" for run in section.runs), "```", ""]
-        lines += ["| measure | " + " | ".join(run.title for run in section.runs) + " |"]
-        lines += ["|---" * (1 + len(section.runs)) + "|"]
-        lines += [f"| `{name}` | " + " | ".join(cells) + " |" for name, cells in section.rows]
-        lines += [""]
-        for run in section.runs:
-            lines += [f"- [{run.file}]({(folder / run.file).as_posix()}): {run.machine}."]
-            lines += [f"  - promised, not kept: {gate}" for gate in run.broken]
-            lines += [f"  - not measured: {failure}" for failure in run.result.failures]
-        lines += [""]
-    return "\n".join(lines).rstrip() + "\n"
-
-
-def html(found: Sequence[Section]) -> str:
-    """The page as HTML: no links, no scripts, nothing fetched; plots are inside."""
-    from jinja2 import Environment, PackageLoader, PrefixLoader, StrictUndefined
-
-    loaders = {name: PackageLoader(f"ctune.{name}", "") for name in ("bench", "report")}
-    environment = Environment(
-        loader=PrefixLoader(loaders),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("bench/report.html").render(
-        sections=found, command=command, tints={"white": ON_WHITE, "dark": ON_DARK, "black": ON_BLACK}
-    )
-
-
-def command(run: Run) -> str:
-    """What repeats a run."""
-    seeds = ",".join(map(str, run.result.seeds))
-    return f"ctune bench {run.result.what} --preset {run.result.preset} --seeds {seeds}"
-
-
-def cell(value: Any) -> str:
-    """A measure as people read it.
-
-    >>> cell(0.123456), cell(None), cell([1, 2.5]), cell(0), cell(12345.6)
-    ('0.1235', '–', '1, 2.5', '0', '12,346')
-    """
-    if value is None:
-        return NOTHING
-    if isinstance(value, list):
-        return ", ".join(map(cell, value))
-    if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
-    return str(value)
-
-
-def _flat(measures: Mapping[str, Any], before: str = "") -> Iterable[tuple[str, Any]]:
-    for name, value in measures.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{before}{name}.")
-        elif isinstance(value, list) and value and isinstance(value[0], Mapping):
-            for number, part in enumerate(value, start=1):
-                yield from _flat(part, f"{before}{name}.{number}.")
-        else:
-            yield f"{before}{name}", value

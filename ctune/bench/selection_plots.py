@@ -8,20 +8,22 @@ from typing import Any
 
 from ctune.bench.plots import Bar, Bars, Lines, Plot, Series
 from ctune.bench.result import BenchResult
+from ctune.bench.statistics import mean_interval
+from ctune.bench.tables import by_case, seed_count, seeds_of
 
-_NAMES = {
+WAY_NAMES = {
     "random": "random",
     "ctune": "importance",
     "uncertainty": "entropy alone",
     "diverse": "diverse",
     "stratified": "stratified",
 }
-_RECIPES = {"ctune": "ctune", "aa8k": "published recipe"}
+RECIPES = {"ctune": "importance", "aa8k": "published recipe"}
 
 
 def plots(result: BenchResult) -> list[Plot]:
-    """For each data set: regions found, order of the queue, Dice against minutes."""
-    seeds: list[Mapping[str, Any]] = [s for n, s in sorted(result.details.items()) if n.startswith("seed ")]  # type: ignore[misc]
+    """For each data set: Dice against minutes, regions found, order of the queue."""
+    seeds = seeds_of(result)
     measures: Mapping[str, Any] = result.measures
     drawn: list[Plot] = []
     # Imported here: with it comes NumPy and what reads cohorts, which a list of benchmarks does not need.
@@ -29,38 +31,55 @@ def plots(result: BenchResult) -> list[Plot]:
 
     for data, end in ENDS.items():
         found = [seed[data] for seed in seeds if data in seed]
-        if any(one["worth"] for one in found):
-            drawn.append(dice_against_minutes(data, found))
+        if worth := worth_of(found):
+            drawn.append(dice_against_minutes(data, worth))
         if found:
             drawn += [regions(data, end, measures), queue(data, end, measures)]
     return drawn
 
 
-def dice_against_minutes(data: str, found: Sequence[Mapping[str, Any]]) -> Lines:
+def worth_of(found: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """{way of choosing: its rounds} of the seeds that ran rounds."""
+    return [one["worth"] for one in found if one["worth"]]
+
+
+def dice_against_minutes(data: str, worth: Sequence[Mapping[str, Any]]) -> Lines:
     """One line a way of choosing."""
     from ctune.bench.selection_figures import curve
 
-    series, found = [], [one for one in found if one["worth"]]
-    for way, name in _NAMES.items():
-        columns = list(zip(*(curve(one["worth"][way]) for one in found), strict=True))
+    series = []
+    for number, (way, name) in enumerate(WAY_NAMES.items(), start=1):
+        of = [one[way] for one in worth if way in one]
+        if not of:
+            continue
+        columns = list(zip(*map(curve, of), strict=True))
         minutes, dice = ([mean(point[axis] for point in column) for column in columns] for axis in (0, 1))
-        ends = ([end(point[1] for point in column) for column in columns] for end in (min, max))
-        low, high = ends if len(found) > 1 and way in ("random", "ctune") else ((), ())
-        series.append(Series(name, minutes, dice, low, high, dashed=way == "random"))
-    band = f" Bands: lowest to highest of {len(found)} seeds." if len(found) > 1 else " One seed."
+        low, high = _band(of, dice) if way in ("random", "ctune") else ((), ())
+        series.append(Series(name, minutes, dice, low, high, dashed=way == "random", colour=number))
     return Lines(
         f"Dice against the expert's minutes: {data}",
         "minutes of the simulated expert",
         "mean Dice, test cases",
         series,
-        f"Each point is a round of the product. Minutes are a model of an expert, not measured.{band}",
+        f"Each point is a round of the product. The axis of Dice is a part of it and does not begin at 0. Minutes are a model of an expert, not measured. Bands, of random (dashed) and importance: 95 % "
+        f"bootstrap intervals over cases and seeds ({seed_count(len(worth))}).",
+        figure=4,
     )
+
+
+def _band(of: Sequence[Mapping[str, Any]], dice: Sequence[float]) -> tuple[list[float], list[float]]:
+    """The interval over cases at each point, about the mean over classes that is drawn there."""
+    stages = [[one["before"], *(done["dice"] for done in one["rounds"])] for one in of]
+    found = [mean_interval([by_case(dice_, list(dice_)) for dice_ in at]) for at in zip(*stages, strict=True)]
+    low = [value + f.low - f.mean for value, f in zip(dice, found, strict=True)]
+    high = [value + f.high - f.mean for value, f in zip(dice, found, strict=True)]
+    return low, high
 
 
 def regions(data: str, end: str, measures: Mapping[str, Any]) -> Bars:
     """Sensitivity and precision of attention."""
     bars = []
-    for number, (recipe, name) in enumerate(_RECIPES.items(), start=1):
+    for number, (recipe, name) in enumerate(RECIPES.items(), start=1):
         for figure in ("sensitivity", "precision"):
             value = measures[f"{figure}{end}"][recipe]
             bars.append(
@@ -68,7 +87,7 @@ def regions(data: str, end: str, measures: Mapping[str, Any]) -> Bars:
             )
     volume = ", ".join(
         f"{name} {measures[f'attention_over_error_volume{end}'][recipe]:.2g}"
-        for recipe, name in _RECIPES.items()
+        for recipe, name in RECIPES.items()
     )
     return Bars(
         f"Errors found by region: {data}",
@@ -76,12 +95,13 @@ def regions(data: str, end: str, measures: Mapping[str, Any]) -> Bars:
         bars,
         f"Volume of attention over that of all errors: {volume}. An error region has at least .2 mL after an opening by one voxel; "
         "a tenth of it must be attended.",
+        x_limits=(0.0, 1.0),
     )
 
 
 def queue(data: str, end: str, measures: Mapping[str, Any]) -> Bars:
     """How well scores order the queue."""
-    names = {**_RECIPES, "entropy": "entropy alone"}
+    names = {**RECIPES, "entropy": "entropy alone"}
     bars = []
     for number, (way, name) in enumerate(names.items(), start=1):
         bars.append(Bar(f"Spearman, {name}", measures[f"spearman{end}"][way], colour=number))
@@ -92,4 +112,5 @@ def queue(data: str, end: str, measures: Mapping[str, Any]) -> Bars:
         "rank correlation with 1 - Dice; share",
         bars,
         "Worst tenth: how much of the worst tenth of the cases the first fifth of the queue holds.",
+        x_limits=(0.0, 1.0),
     )

@@ -1,0 +1,158 @@
+"""Chapters of the benchmarks' page: every figure from the cases in the details, whatever a result's measures say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from test_bench_report import result, speed_seed
+
+from ctune.bench import paper_chapter, paper_tables, speed_chapter
+from ctune.bench.catalogue import find_bench
+from ctune.bench.promises import promise_table, promises_of
+from ctune.bench.result import Gate
+from ctune.bench.tables import Chapter, Table, by_case, mean_dice
+from ctune.classes import NEW_FOUR, NINE_ORGANS, OLD_FIVE
+
+
+def cells(table: Table, row: str) -> list[str]:
+    (found,) = [cells[1:] for cells in table.rows if cells[0] == row]
+    return list(found)
+
+
+def speed(data: dict[str, str], what: str = "speed") -> Chapter:
+    """Two seeds; continual tuning has .8 and .5 where the ceiling has lost the stomach."""
+    seeds = {"seed 0": speed_seed(50.0, 0.7), "seed 1": speed_seed(150.0, 0.5)}
+    for seed in seeds.values():
+        lost = {
+            "aorta": {"a": 0.9, "b": None},
+            "stomach": {"a": 0.0, "b": 0.0},
+            "liver": {"a": 0.9, "b": 0.9},
+        }
+        seed["full"]["ceiling"] = {**seed["full"]["ceiling"], "dice": lost}
+    stale = {"continual_less_rival": {"cases": 99, "p_holm": 0.0}}
+    return speed_chapter.tables(result(what=what, details=seeds, data=data, measures=stale))
+
+
+def test_dice_stands_by_organ_and_way() -> None:
+    dice, less, cost = speed({}).tables
+    assert dice.columns == ["", "continual", "full, same annotations", "full, all annotated", "text head"]
+    assert cells(dice, "aorta") == [".80", ".80", ".90", ".80"] and cells(dice, "mean of the new")[2] == ".45"
+    assert cells(less, "stomach")[0].startswith("0 [0, 0]") and "the 6 comparisons" in less.caption
+    assert cells(cost, "cases") == ["200", "12", "16.7"]
+    assert cells(cost, "time, to the Dice of continual tuning") == [
+        "100; not reached in 300 s",
+        "5",
+        "20, in 1 of 2 seeds",
+    ]
+
+
+def test_a_class_that_was_lost_is_said_and_the_others_compared() -> None:
+    said = speed({}).said
+    assert "Full training (all annotated) loses the stomach in every seed: its mean says little." in said
+    assert (
+        "On the others (aorta) it has .90, continual tuning .80: .10 apart, where at most .06 was aimed at."
+        in said
+    )
+    assert any(one.startswith("Against full, same annotations: not decided: 2 seeds") for one in said)
+
+
+def test_cases_that_seeds_share_are_said_once() -> None:
+    own, same = ({f"cohort, seed {n}": digest for n, digest in enumerate(d)} for d in ("ab", "aa"))
+    assert "n = 4 cases of 2 seeds" in speed(own).short[0]
+    assert "n = 2 cases, each in 2 seeds" in speed(same, "hippocampus").short[0]
+
+
+def paper_seed(shift: float) -> dict[str, Any]:
+    """Both backbones and settings; heads do not move the old five, and hybrid and revised-only heads are one."""
+
+    def dice(old: float, new: float) -> dict[str, dict[str, float]]:
+        return {n: {"a": (old if n in OLD_FIVE else new) + shift, "b": (old if n in OLD_FIVE else new)} for n in NINE_ORGANS}  # fmt: skip
+
+    def rounds(old: float, new: float) -> list[dict[str, Any]]:
+        return [{"dice": dice(old, new - 0.1), "steps": 10, "max_abs_logit_change": 0.0}, {"dice": dice(old, new), "steps": 10, "max_abs_logit_change": 0.0}]  # fmt: skip
+
+    cell = {
+        "before": dice(0.8, 0.4), "full, all": rounds(0.7, 0.6), "hybrid, heads": rounds(0.8, 0.7),
+        "revised-only, heads": rounds(0.8, 0.7), "revised-only, all": rounds(0.0, 0.5),
+    }  # fmt: skip
+    poor = {**cell, "before": dice(0.3, 0.1)}
+    return {
+        "swin_unetr": {"table 1": poor, "table 2": poor},
+        "unet_small": {"table 1": cell, "table 2": cell},
+    }
+
+
+@pytest.fixture(scope="module")
+def chapter() -> Chapter:
+    details = {f"seed {n}": paper_seed(0.02 * n) for n in range(3)}
+    return paper_chapter.tables(
+        result(what="paper", seeds=(0, 1, 2), details={**details, "differs": "phantoms"})
+    )
+
+
+def test_the_papers_tables_stand_by_organ_beside_the_same_backbone(chapter: Chapter) -> None:
+    first, swin, second, *_ = chapter.tables
+    assert (
+        first.title.endswith("U-Net")
+        and "prints no U-Net here" in first.caption
+        and swin.title.endswith("Swin UNETR")
+    )
+    assert cells(swin, "published: hybrid")[:3] == [".95", ".92", ".91"], "Swin UNETR beside Swin UNETR"
+    assert cells(second, "published: hybrid")[5:9] == [".64", ".70", ".55", ".42"], "U-Net beside U-Net"
+    one, two = (cells(first, f"ours: revised-only or hybrid, heads, round {n}") for n in (1, 2))
+    assert one[5] == ".61 (.60 to .62)" and two[5] == ".71 (.70 to .72)" and one[0] == two[0]
+    assert len(first.columns) == 1 + 9 + 2
+
+
+def test_what_may_not_be_concluded_is_said(chapter: Chapter) -> None:
+    said = " ".join(chapter.said)
+    assert '"hybrid" and "revised-only" are the same to the last digit' in said
+    assert (
+        "The Swin UNETR base, trained on 12 cases, is too poor to conclude anything from it: .31 and .31"
+        in said
+    )
+    assert "The U-Net base" not in said
+    compared = chapter.tables[4]
+    assert [row[0] for row in compared.rows] == [
+        "Table 1, U-Net",
+        "Table 2, U-Net",
+        "Table 1, Swin UNETR",
+        "Table 2, Swin UNETR",
+    ]
+    assert "by Holm over all 4" in compared.caption
+
+
+def test_all_tables_of_the_paper_are_one_family() -> None:
+    found = paper_tables.against_full([paper_seed(0.02 * n) for n in range(3)], "unet_small")
+    assert {one["family"] for one in found.values()} == {4}
+    assert all(one["p_holm"] >= one["p"] for one in found.values())
+
+
+def test_what_differs_is_counted(chapter: Chapter) -> None:
+    differs = chapter.tables[5]
+    assert cells(differs, "seeds") == ["not said", "3", "3"] and cells(differs, "training cases")[1:] == [
+        "40",
+        "12",
+    ]
+    assert cells(differs, "steps of both rounds, table 1, full, all") == ["not said", "20", "20"]
+
+
+def test_an_absent_organ_is_left_out_of_a_mean_and_a_missing_class_is_a_miss() -> None:
+    dice: dict[str, dict[str, float | None]] = {"aorta": {"a": 0.5, "b": None}, "liver": {"a": 0.7, "b": 0.9}}
+    assert by_case(dice, ["aorta", "liver"]) == [pytest.approx(0.6), 0.9]
+    assert mean_dice(dice, [*dice, *NEW_FOUR[:1]]) == pytest.approx((0.5 + 0.8 + 0.0) / 3)
+
+
+def test_promises_count_the_seeds_that_are_behind_them() -> None:
+    gates = (
+        Gate(figure="minutes_ratio_to_random.ctune", value=0.6, bound=0.5, reference="r"),
+        Gate(figure="sensitivity.ctune", value=0.9, bound=0.85, at_most=False, reference="r"),
+    )
+    details = {"seed 0": {"phantoms": {"worth": {"random": {}}}}, "seed 1": {"phantoms": {"worth": {}}}}
+    found = result(what="selection", gates=gates, details=details)
+    table = promise_table("Promises", promises_of(find_bench("selection"), [found]))
+    assert [row[2:] for row in table.rows] == [
+        ["at most 0.5", "NOT KEPT", "one seed"],
+        ["at least 0.85", "kept", "2 seeds"],
+    ]
