@@ -220,6 +220,8 @@ def read_result(path: Path) -> BenchResult:
                 f"expected schema version {known} in {path}, got {version}; measure again, or use that ctune"
             )
         measures = {name: document.pop(name) for name in document["measures"]}
+        if document["device"] == "cpu":
+            measures.pop("gpu_peak_mb", None)  # of schema 1: a 0 for each way, as if it had been measured
         return BenchResult.model_validate({**document, "measures": measures})
     except (ValueError, KeyError, TypeError, ValidationError) as error:
         problem = " ".join(str(error).split())[:200]
@@ -232,13 +234,3 @@ def all_results(folder: Path) -> list[tuple[Path, BenchResult]]:
     """Every result in a folder, oldest first. Raises DataError for a JSON file that is none."""
     found = [(path, read_result(path)) for path in sorted(folder.glob("*.json"))]
     return sorted(found, key=lambda pair: pair[1].started)
-
-
-def last_figure(folder: Path, what: str, figure: str) -> str:
-    """Where a figure stood when it was last measured, in words, for a gate's reference; any preset and device."""
-    for path, result in reversed(all_results(folder)):
-        value = result.measures.get(figure)
-        if result.what == what and isinstance(value, int | float):
-            processor = result.machine.get("processor") if result.device == "cpu" else result.device
-            return f"{value:.4g} in {path.name} ({processor}, {result.started[:10]})"
-    return f"none in {folder.name}/"

@@ -132,6 +132,18 @@ def head_flops(base_config: BaseConfig, width: int, size: tuple[int, int, int]) 
     return float(counter.get_total_flops())
 
 
+@cache
+def feature_bytes(config: BaseConfig, size: tuple[int, int, int]) -> int:
+    """What the cache keeps of one window: every feature of the base as float16."""
+    import torch
+
+    from ctune.model.base import Base
+
+    with torch.no_grad():
+        features = Base(config).eval().to("meta")(torch.empty((1, 1, *size), device="meta"))
+    return 2 * sum(tensor.numel() for tensor in features.tensors().values())
+
+
 ASSUMED: Mapping[str, Any] = {"flops": H200_FLOPS * USED, "measured": False}
 """Operations a second of an H200, where there is none to measure."""
 
@@ -191,17 +203,21 @@ def seconds_of(
 ) -> dict[str, float]:
     """Seconds of predicting the pool, of caching what was revised, and of tuning one class, on one device of `flops` a second.
 
+    Windows whose features the cache has no room for (``tune.cache_gb``) pass through the base again at each reading.
     windows: of a case. around_s: processor seconds of a case and pass around the network. cores: beside an accelerator, they
     work while it does and whichever is slower decides; None: the processor does both, and processor seconds add up.
     """
     counted, members = Counted.of(config), 1 + len(config.importance.flips)
     network_s = windows * members * (counted.window + size.classes * counted.head) / flops
     beside_s = around_s * members / (cores or 1)
-    steps = config.tune.epochs * size.revised * config.tune.patches_per_case
+    patches = config.tune.epochs * size.revised * config.tune.patches_per_case
+    wanted = size.revised * windows * feature_bytes(config.base, config.inference.patch_size)
+    missed = 1 - min(1.0, 1e9 * config.tune.cache_gb / wanted)
     return {
         "predict": size.pool * (network_s + beside_s if cores is None else max(network_s, beside_s)),
         "cache": size.revised * windows * counted.window / flops,
-        "tune one class": steps * counted.step / flops,
+        "tune one class": patches * (counted.step + missed * counted.window) / flops,
+        "share not cached": missed,
     }
 
 
@@ -248,6 +264,6 @@ def carried_on(rate: Mapping[str, Any]) -> dict[str, Any]:
             "passes_per_window": 1 + len(config.importance.flips),
             "teraflops_per_window": Counted.of(config).window / 1e12, "flops_per_second": rate["flops"],
             "rate_is_measured": bool(rate["measured"]), "predict_hours": predict_s / 3600, "cache_hours": cache_s / 3600,
-            "tune_hours": CLASSES * class_s / 3600, "by_accelerators": found["by_accelerators"],
+            "share_not_cached": seconds["share not cached"], "tune_hours": CLASSES * class_s / 3600, "by_accelerators": found["by_accelerators"],
         },
     }  # fmt: skip
