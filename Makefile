@@ -10,7 +10,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ctune-ready
 
 .DEFAULT_GOAL = help
-.PHONY: help setup demo test scale-test scale-bench check format bench docs constraints image image-test clean
+.PHONY: help setup demo test scale-test scale-bench check format bench bench-reference docs constraints image image-test clean
 
 help:  ## Show what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -50,6 +50,9 @@ format: $(READY)  ## Put every file into the house format
 
 bench: $(READY)  ## Run the benchmarks
 	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=min,median,rounds
+
+bench-reference: $(READY)  ## Write benchmarks/reference.json, which gates are held to, from this machine
+	$(BIN)/python -m pytest benchmarks --benchmark-only --write-reference
 
 docs: $(READY)  ## Write docs/cli.md from the command line, docs/benchmarks.md from the results
 	$(BIN)/python scripts/generate_cli_docs.py

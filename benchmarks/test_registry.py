@@ -1,13 +1,15 @@
 """Registering a head of 2 MiB, beside writing and fsyncing the same bytes in the same folder, in turns in one run.
 
-The ratio is the figure to watch: a slow disk or a busy machine changes both times alike.
+The ratio is the figure to watch: a slow disk or a busy machine changes both times alike. Not quite: a neighbour who comes between
+two writes was seen to double the median of three batches. It only ever adds, so the lower quartile of many short batches
+counts: what is wrong with the code is wrong in all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import median
+from statistics import quantiles
 
 from pytest_benchmark.fixture import BenchmarkFixture
 
@@ -16,9 +18,9 @@ from ctune.bench.registry_models import ALIAS, fill, model_name, register_base, 
 from ctune.types import silent
 from registry import Registry
 
-SIZE = Size(versions=20, names=2, looks=100, writes=25, processes=1)
-BATCHES = (1, 2, 3)
-"""Seeds of three batches, whose median counts: a disk that others use too was seen to double one of them."""
+SIZE = Size(versions=20, names=2, looks=100, writes=8, processes=1)
+BATCHES = range(1, 13)
+"""Seeds of the batches; in each, both ways take turns."""
 
 
 def test_register(benchmark: BenchmarkFixture, tmp_path: Path, gate: Callable[..., None]) -> None:
@@ -33,7 +35,14 @@ def test_register(benchmark: BenchmarkFixture, tmp_path: Path, gate: Callable[..
     found = [registering(registry, tmp_path, None, SIZE, seed)[0] for seed in BATCHES]
     figure = "register_ratio_to_plain_write"
     benchmark.extra_info["batches"] = found
-    gate("registry", figure, median(batch["ratio_to_plain_write"] for batch in found), BOUNDS[figure])
+    gate(
+        "registry", figure, lower_quartile([batch["ratio_to_plain_write"] for batch in found]), BOUNDS[figure]
+    )
+
+
+def lower_quartile(values: Sequence[float]) -> float:
+    """What a quarter of the values do not reach."""
+    return quantiles(values, n=4, method="inclusive")[0]
 
 
 def test_resolve(benchmark: BenchmarkFixture, tmp_path: Path) -> None:

@@ -26,8 +26,8 @@ from ctune.serve.parts import TorchLoader
 from ctune.serve.registered import RegistrySource
 from ctune.serve.segment import Asked, segment
 
-BOUND = 1.25
-"""Measured: 1.00 to 1.05 on two busy cores."""
+SHARE = 1.2
+"""Of the reference; 1.00 to 1.05 were seen on two busy cores."""
 
 
 @pytest.fixture(scope="module")
@@ -71,4 +71,4 @@ def test_overhead(
     finally:
         torch.set_num_threads(threads)
     benchmark.extra_info.update({"served_seconds": ours, "direct_seconds": theirs})
-    gate("service", "segment_over_engine", ours / theirs, BOUND)
+    gate("service", "segment_over_engine", ours / theirs, share=SHARE)

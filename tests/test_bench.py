@@ -13,7 +13,7 @@ import pytest
 from ctune.bench import catalogue
 from ctune.bench.catalogue import BENCHES, Bench, Preset, find_bench, load
 from ctune.bench.machine import device_name
-from ctune.bench.result import Gate, Measured, all_results, check_gates, last_figure, read_result
+from ctune.bench.result import Gate, Measured, all_results, check_gates, read_result
 from ctune.bench.run import part, plain, run_bench
 from ctune.errors import BenchPausedError, DataError, GateError, UsageError
 from ctune.types import OnProgress, Progress
@@ -183,15 +183,19 @@ def test_another_document_is_no_result(tmp_path: Path, change: dict[str, object]
         read_result(path)
 
 
-def test_results_are_found_oldest_first_and_a_figure_in_the_newest_that_has_it(tmp_path: Path) -> None:
+def test_memory_of_an_accelerator_that_was_not_there_is_not_read(tmp_path: Path) -> None:
+    _, path = run_bench("dice", "smoke", None, tmp_path)
+    old = json.loads(path.read_text())
+    old |= {"schema_version": 1, "gpu_peak_mb": {"ctune": 0.0}, "measures": [*old["measures"], "gpu_peak_mb"]}
+    path.write_text(json.dumps(old))
+    assert read_result(path).measures == {"dice": 0.5, "of_none": None}
+
+
+def test_results_are_found_oldest_first(tmp_path: Path) -> None:
     for number, started in ((1, "2026-01-02"), (2, "2026-01-03"), (3, "2026-01-01")):
         _, path = run_bench("dice", "smoke", [number], tmp_path)
         path.write_text(json.dumps({**json.loads(path.read_text()), "started": started}))
     assert [r.seeds for _, r in all_results(tmp_path)] == [(3,), (1,), (2,)]
-    said = last_figure(tmp_path, "dice", "dice")
-    assert said.startswith("0.7 in dice-smoke-cpu-2.json (") and said.endswith(", 2026-01-03)")
-    assert last_figure(tmp_path, "dice", "of_none") == last_figure(tmp_path, "speed", "dice")
-    assert last_figure(tmp_path, "speed", "dice") == f"none in {tmp_path.name}/"
 
 
 def test_what_numpy_measured_is_written_as_numbers() -> None:
