@@ -20,7 +20,7 @@ def phantom() -> dict[str, Any]:
         },
         "tune": {
             "patch_size": (24, 24, 24), "patches_per_case": 8, "batch_size": 2, "learning_rate": 3e-3, "epochs": 20,
-            "warmup_epochs": 1, "validate_every": 2,
+            "warmup_epochs": 1, "validate_every": 2, "balance": 0.5,
         },
         "inference": {"patch_size": (40, 40, 40), "overlap": 0.25},
         "selection": {"cases": 12},

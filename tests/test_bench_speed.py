@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,9 @@ def test_the_figures_that_were_agreed(measured: Any) -> None:
     found = measured.measures
     assert set(found["dice_new_classes"]) == {"continual", "text", "rival", "ceiling"}
     assert found["unrevised_max_abs_logit_change"] == 0.0
+    seed = measured.details["seed 0"]
+    assert seed["continual"]["pyramid"]["full_step"]["cpu_seconds"] > 0
+    assert seed["continual"]["pyramid, no cache"]["full_step"] is None
     for name in (
         "time_ratio_full_over_continual",
         "time_ratio_uncached_over_cached",
@@ -90,6 +94,53 @@ def test_what_is_trained_already_is_not_trained_again(work: Path, measured: Any)
         again = speed.run("smoke", (0,), work, listen)
     assert not any(stage.startswith(("train", "tune")) for stage in stages)
     assert again.measures == measured.measures and again.data == measured.data
+
+
+def test_a_ceiling_that_lost_an_organ_does_not_look_near() -> None:
+    dice = {
+        "continual": {"aorta": 0.8, "gall_bladder": 0.5, "stomach": 0.7},
+        "ceiling": {"aorta": 0.9, "gall_bladder": 0.0, "stomach": 0.9},
+    }
+    found = speed.short_of_ceiling(dice)
+    assert found["mean"] == pytest.approx(0.15) and found["lost"] == ["gall_bladder"]
+    assert found["by_class"]["gall_bladder"] == -0.5
+    nothing = {"continual": {"aorta": 0.5}, "ceiling": {"aorta": 0.01}}
+    assert speed.short_of_ceiling(nothing) == {"by_class": {"aorta": -0.49}, "mean": None, "lost": ["aorta"]}
+
+
+def test_the_ratio_is_of_steps_timed_beside_the_tuning() -> None:
+    """Full training was slower when it was made, with neighbours: what counts is the pace beside the tuning."""
+    curve = [{"epoch": 1, "cpu_seconds": 400.0}, {"epoch": 2, "cpu_seconds": 900.0}]
+    seed: dict[str, Any] = {
+        "full": {"rival": {"steps": 1000, "curve": curve}},
+        "continual": {"pyramid": {"cpu_seconds": 10.0, "full_step": {"cpu_seconds": 0.5}}},
+    }
+    assert speed.full_over_continual(seed, "pyramid", "cpu_seconds") == 50.0
+    seed["continual"]["pyramid"]["full_step"] = None
+    assert speed.full_over_continual(seed, "pyramid", "cpu_seconds") == 90.0
+
+
+def test_whether_full_training_came_to_its_end_is_told() -> None:
+    looks = [{"dice": {"aorta": d, "stomach": d}} for d in (0.1, 0.7, 0.72)]
+    assert speed.rise_at_the_end([looks[0], {}, *looks[1:]], ["aorta", "stomach"]) == pytest.approx(0.02)
+    assert speed.rise_at_the_end(looks[:1], ["aorta"]) == 0.0
+
+
+def test_the_promises_of_time_are_those_of_the_preset() -> None:
+    measures = {"time_ratio_full_over_continual": 60.0, "time_ratio_paper_over_continual": 8.0}
+    assert [g.passed for g in speed.ratio_gates(measures, "cpu")] == [True]
+    assert [(g.bound, g.passed) for g in speed.ratio_gates(measures, "gpu")] == [
+        (300.0, False),
+        (10.0, False),
+    ]
+    assert speed.ratio_gates(measures, "smoke") == []
+
+
+def test_the_base_may_train_for_fewer_epochs(work: Path, measured: Any) -> None:
+    scale = replace(TOY, base_epochs=1)
+    study = speed.make_study(work / "seed-0", speed.config_of("smoke", 0), scale, 0, lambda _: None)
+    assert study.settings("base").epochs == 1 and study.settings("rival").epochs == 8
+    assert speed.full_steps(study, "base") == 2
 
 
 def test_real_images_need_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,9 @@
 
 Continual tuning is timed from the registered base and the revised cases to the registered heads: reading, caching, tuning,
 proof and registration, with an empty cache. Full training is timed by its steps alone, which favours it. On a CPU the
-ratio is of processor seconds: on a machine that others use too, wall seconds measure the neighbours. Both are in the
-details.
+ratio is of processor seconds: on a machine that others use too, wall seconds measure the neighbours. Processor seconds know
+them as well, a little: so a few steps of full training are timed right before and after each tuning too, and
+the ratio of its steps at that pace is what is promised.
 """
 
 from __future__ import annotations
@@ -23,7 +24,17 @@ from ctune.bench.machine import torch_device
 from ctune.bench.result import Gate, Measured
 from ctune.bench.run import part
 from ctune.bench.statistics import case_differences, comparisons, shares_cases
-from ctune.bench.study import Clock, Scale, Study, curve, full_training, make_study, means, score_tests
+from ctune.bench.study import (
+    Clock,
+    Scale,
+    Study,
+    curve,
+    full_training,
+    make_study,
+    means,
+    score_tests,
+    seconds_a_step,
+)
 from ctune.classes import NEW_FOUR
 from ctune.compositions import Tuned, load_model, register_model
 from ctune.config import Config
@@ -34,8 +45,10 @@ from ctune.project import Project
 from ctune.types import OnProgress
 
 SCALES = {
-    Preset.SMOKE: Scale(cases=16, revised=6, tests=6, epochs=8, new=NEW_FOUR[:2]),
-    Preset.CPU: Scale(cases=200, revised=12, tests=50, epochs=36, base_epochs=20, look_every=6),
+    Preset.SMOKE: Scale(cases=16, revised=4, tests=4, epochs=8, tune_epochs=3, new=NEW_FOUR[:2]),
+    Preset.CPU: Scale(
+        cases=200, revised=12, tests=50, epochs=30, base_epochs=20, look_every=5, tune_epochs=3
+    ),
     Preset.GPU: Scale(cases=200, revised=12, tests=50, epochs=120, size="medium", look_every=20),
 }
 HIPPOCAMPUS = {
@@ -51,8 +64,11 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
 """Ways of continual tuning, and what each changes in the settings; the last is the paper's: the base runs in every step."""
 MARGIN = 0.01
 """Mean Dice of the new classes by which continual tuning may be below the rival."""
-RATIOS = {Preset.CPU: 50.0, Preset.GPU: 300.0}
-"""Full training's time over continual tuning's that is promised on phantoms. Nothing is on the hippocampus, which is reported
+RATIOS: Mapping[Preset, Mapping[str, float]] = {
+    Preset.CPU: {"time_ratio_full_over_continual": 50.0},
+    Preset.GPU: {"time_ratio_full_over_continual": 300.0, "time_ratio_paper_over_continual": 10.0},
+}
+"""Time of full training, and of tuning the paper's way, over continual tuning's that is promised on phantoms. Nothing is on the hippocampus, which is reported
 as it is: images of 35 x 50 x 35 voxels are read and cached in as long as a few epochs train on them."""
 
 
@@ -116,39 +132,48 @@ def _config(name: str, seed: int, scale: Scale, device: str) -> Config:
 
 def measure(study: Study, folder: Path, device: torch.device, on_progress: OnProgress) -> dict[str, Any]:
     """Everything of one seed: Dice by case and class, seconds and steps of each arm."""
-    tests = study.tests()
-    base = full_training(study, "base", folder / "base", device, on_progress)
+    known = part(folder / "base.json", full, study, "base", folder / "base", device, on_progress)
     registry = study.project.open_registry()
     if not any(found.name == "base" for found in registry.names()):
+        base = full_training(study, "base", folder / "base", device, on_progress)
         made = {name: Tuned((), {}, study.seed, 0) for name in base.classes}
         register_model(registry, "base", base, study.project.config, made, note="base of a benchmark")
-    old = score_tests(study, base, tests, device)
-    out: dict[str, Any] = {
-        "scale": asdict(study.scale),
-        "full": {},
-        "continual": {},
-        "base": {"dice": old, "curve": curve(folder / "base")},
-    }
-    for arm, changes in ARMS.items():
-        out["continual"][arm] = part(
-            folder / f"continual-{_file(arm)}.json", continual, study, arm, changes, device, old, on_progress
+    tuned = {
+        arm: part(
+            folder / f"continual-{_file(arm)}.json",
+            continual,
+            study,
+            arm,
+            changes,
+            device,
+            known["dice"],
+            on_progress,
         )
-    for arm in ("rival", "ceiling"):
-        network = full_training(study, arm, folder / arm, device, on_progress)
-        out["full"][arm] = {
-            "dice": score_tests(study, network, tests, device), "curve": curve(folder / arm),
-            "steps": full_steps(study),
-        }  # fmt: skip
-    return out
+        for arm, changes in ARMS.items()
+    }
+    trained = {
+        arm: part(folder / f"{arm}.json", full, study, arm, folder / arm, device, on_progress)
+        for arm in ("rival", "ceiling")
+    }
+    return {"scale": asdict(study.scale), "base": known, "continual": tuned, "full": trained}
+
+
+def full(
+    study: Study, arm: str, folder: Path, device: torch.device, on_progress: OnProgress
+) -> dict[str, Any]:
+    """One full training: its curve, its steps, and Dice of the test cases at its end."""
+    network = full_training(study, arm, folder, device, on_progress)
+    dice = score_tests(study, network, study.tests(), device)
+    return {"dice": dice, "curve": curve(folder), "steps": full_steps(study, arm)}
 
 
 def _file(arm: str) -> str:
     return arm.replace(", ", "-").replace(" ", "-")
 
 
-def full_steps(study: Study) -> int:
+def full_steps(study: Study, arm: str) -> int:
     """Optimisation steps of a full training."""
-    settings = study.project.config.train
+    settings = study.settings(arm)
     return settings.epochs * -(-study.scale.cases * settings.patches_per_case // settings.batch_size)
 
 
@@ -165,6 +190,9 @@ def continual(
     tune = config.tune.model_copy(update=dict(changes))
     project = Project(study.project.root, config.model_copy(update={"tune": tune}))
     shutil.rmtree(project.cache / "features", ignore_errors=True)
+    # Those that run the base in every step are compared with each other, not with full training.
+    cached = tune.cache_gb > 0
+    beside = [seconds_a_step(study, "rival", device)] if cached else []
     clock = Clock()
     clock.start()
     digest, done = retune_model(
@@ -176,11 +204,14 @@ def continual(
         on_progress=on_progress,
     )
     clock.stop()
+    if cached:
+        beside.append(seconds_a_step(study, "rival", device))
     network = load_model(project.open_registry(), f"sha256:{digest}", device).network
     dice = score_tests(study, network, study.tests(), device)
     assert done.proof is not None
     return {
         **clock.read(),
+        "full_step": {unit: mean(each[unit] for each in beside) for unit in beside[0]} if beside else None,
         "cache_seconds": done.result.cache_seconds,
         "steps": dict(done.result.steps),
         "losses": {name: list(losses) for name, losses in done.result.losses.items()},
@@ -194,10 +225,7 @@ def continual(
 def summary(seeds: Sequence[Mapping[str, Any]], device: torch.device, shared: bool = False) -> dict[str, Any]:
     """The measures: means over seeds, and every seed's own ratio. shared: all seeds have the same test cases."""
     unit = "cpu_seconds" if device.type == "cpu" else "seconds"
-    ratios = {
-        arm: [seed["full"]["rival"]["curve"][-1][unit] / seed["continual"][arm][unit] for seed in seeds]
-        for arm in ARMS
-    }
+    ratios = {arm: [full_over_continual(seed, arm, unit) for seed in seeds] for arm in ARMS}
     new = list(seeds[0]["continual"]["pyramid"]["steps"])
     dice = {
         "continual": [_of(seed["continual"]["pyramid"]["dice"], new) for seed in seeds],
@@ -209,6 +237,9 @@ def summary(seeds: Sequence[Mapping[str, Any]], device: torch.device, shared: bo
     return {
         "time_ratio_full_over_continual": mean(ratios["pyramid"]),
         "time_ratio_by_seed": ratios["pyramid"],
+        "time_ratio_as_trained": mean(
+            seed["full"]["rival"]["curve"][-1][unit] / seed["continual"]["pyramid"][unit] for seed in seeds
+        ),
         "time_ratio_full_over_text": mean(ratios["text"]),
         "time_ratio_uncached_over_cached": mean(
             seed["continual"]["pyramid, no cache"][unit] / seed["continual"]["pyramid"][unit]
@@ -219,12 +250,50 @@ def summary(seeds: Sequence[Mapping[str, Any]], device: torch.device, shared: bo
         ),
         "dice_new_classes": {arm: mean(of.values()) for arm, of in by_class.items()},
         "dice_by_class": by_class,
+        "ceiling_less_continual": short_of_ceiling(by_class),
+        "rise_at_the_end": {
+            arm: mean(rise_at_the_end(seed["full"][arm]["curve"], new) for seed in seeds)
+            for arm in ("rival", "ceiling")
+        },
         "continual_less_rival": paired(seeds, new, shared),
         "time_to_target": [time_to(seed, new, unit) for seed in seeds],
         "unrevised_max_abs_logit_change": max(
             seed["continual"][arm]["unrevised_max_abs_logit_change"] for seed in seeds for arm in ARMS
         ),
     }
+
+
+def full_over_continual(seed: Mapping[str, Any], arm: str, unit: str) -> float:
+    """Time of the rival's steps over that of an arm of continual tuning, at the pace of the steps that were timed beside it.
+
+    Of a result that has no such steps, the time that they took when they were made.
+    """
+    ours, rival = seed["continual"][arm], seed["full"]["rival"]
+    beside = ours.get("full_step")
+    taken = rival["steps"] * beside[unit] if beside else rival["curve"][-1][unit]
+    return float(taken / ours[unit])
+
+
+LOST = 0.05
+"""Mean Dice below which an organ was not learnt."""
+
+
+def short_of_ceiling(by_class: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """Ceiling less continual by class, and the mean over the classes that the ceiling learnt; the others are named.
+
+    A ceiling that lost an organ would make the distance of all classes together look small.
+    """
+    ours, above = by_class["continual"], by_class["ceiling"]
+    less = {name: above[name] - ours[name] for name in ours}
+    learnt = [name for name in ours if above[name] >= LOST]
+    found = mean(less[name] for name in learnt) if learnt else None
+    return {"by_class": less, "mean": found, "lost": [name for name in ours if name not in learnt]}
+
+
+def rise_at_the_end(rows: Sequence[Mapping[str, Any]], new: Sequence[str]) -> float:
+    """By how much the mean Dice of the new classes rose from the last look but one to the last: near 0 has come to its end."""
+    looks = [mean(row["dice"][n] for n in new) for row in rows if "dice" in row]
+    return looks[-1] - looks[-2] if len(looks) > 1 else 0.0
 
 
 def _of(dice: Mapping[str, Mapping[str, float | None]], names: Sequence[str]) -> dict[str, float]:
@@ -265,24 +334,16 @@ def gates(measures: Mapping[str, Any], preset: str) -> list[Gate]:
              at_most=False, reference="non-inferior to full training on the same annotations"),
         Gate(figure="worst new class less rival", value=worst, bound=-0.03, at_most=False,
              reference="no class far below full training on the same annotations"),
-        Gate(figure="ceiling Dice less continual", value=dice["ceiling"] - dice["continual"], bound=0.06,
-             reference="close to full training with everything annotated"),
+        Gate(figure="ceiling Dice less continual", value=measures["ceiling_less_continual"]["mean"], bound=0.06,
+             reference="close to full training with everything annotated, over the classes that it learnt"),
     ]  # fmt: skip
 
 
 def ratio_gates(measures: Mapping[str, Any], preset: str) -> list[Gate]:
     """What is promised of time, where full training is long enough to converge."""
-    name, bound = "time_ratio_full_over_continual", RATIOS.get(Preset(preset))
-    return (
-        []
-        if bound is None
-        else [
-            Gate(
-                figure=name,
-                value=measures[name],
-                bound=bound,
-                at_most=False,
-                reference="agreed for this preset",
-            )
-        ]
-    )
+    return [
+        Gate(
+            figure=name, value=measures[name], bound=bound, at_most=False, reference="agreed for this preset"
+        )
+        for name, bound in RATIOS.get(Preset(preset), {}).items()
+    ]

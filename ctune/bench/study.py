@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 
 from ctune.classes import NEW_FOUR, OLD_FIVE, canonical
 from ctune.cohort import prepare_labels
-from ctune.config import Config
+from ctune.config import Config, Optimisation
 from ctune.data.files import sha256_of, write_atomically
 from ctune.data.found import FoundCase, FoundMasks
 from ctune.data.importing import import_cases
@@ -99,6 +99,12 @@ class Study:
         theirs = {canonical(name): name for name in case.names}
         return FoundMasks(case, {name: theirs[name] for name in names}, self.project.pool.grid(case_id))
 
+    def settings(self, arm: str) -> Optimisation:
+        """Those of the full training of an arm."""
+        settings = self.project.config.train
+        epochs = self.scale.base_epochs if arm == "base" else None
+        return settings.model_copy(update={"epochs": epochs}) if epochs else settings
+
     def _names(self, arm: str, case_id: str) -> tuple[str, ...]:
         seen = arm == "ceiling" or (arm == "rival" and case_id in self.revised)
         return self.scale.classes if seen else self.scale.old
@@ -159,14 +165,22 @@ class Clock:
         self.cpu, self.wall = cpu, wall
 
     def start(self) -> None:
+        _arrive()
         self._from = (time.process_time(), time.perf_counter())
 
     def stop(self) -> None:
+        _arrive()
         self.cpu += time.process_time() - self._from[0]
         self.wall += time.perf_counter() - self._from[1]
 
     def read(self) -> dict[str, float]:
         return {"cpu_seconds": round(self.cpu, 2), "seconds": round(self.wall, 2)}
+
+
+def _arrive() -> None:
+    """Wait for what an accelerator was asked for: it answers before it has worked."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
 
 
 def full_training(
@@ -182,9 +196,7 @@ def full_training(
         network.load_state_dict(load_file(weights))
         network.to(device).eval()
         return network
-    settings = study.project.config.train
-    if arm == "base" and study.scale.base_epochs:
-        settings = settings.model_copy(update={"epochs": study.scale.base_epochs})
+    settings = study.settings(arm)
     cases, kept = study.cases(arm), curve(folder)
     if study.project.config.heads.start_bias == "prior":
         start_at_priors(network, cases)
@@ -212,6 +224,34 @@ def full_training(
     with write_atomically(weights) as temporary:
         save_file({k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}, temporary)
     return network
+
+
+STEPS_BESIDE = 10
+"""Of full training, timed before and after a tuning."""
+
+
+def seconds_a_step(study: Study, arm: str, device: torch.device) -> dict[str, float]:
+    """Processor and wall seconds of one step of an arm's full training, timed here and now over an epoch of a few cases.
+
+    The epoch before it warms up. A machine that others use is slower at one time than at another; what is compared with these was
+    measured beside them.
+    """
+    settings = study.project.config.train
+    few = -(-STEPS_BESIDE * settings.batch_size // settings.patches_per_case)
+    cases, clock, epochs = study.cases(arm)[:few], Clock(), []
+
+    def on_epoch(epoch: int, _: Network) -> bool:
+        clock.stop()
+        epochs.append(clock.read())
+        clock.cpu = clock.wall = 0.0
+        clock.start()
+        return epoch == 2
+
+    clock.start()
+    # No checkpoint: nothing is kept of it.
+    train(_fresh(study, arm), cases, settings, seed=study.seed, device=device, on_epoch=on_epoch)
+    steps = -(-len(cases) * settings.patches_per_case // settings.batch_size)
+    return {unit: seconds / steps for unit, seconds in epochs[1].items()}
 
 
 def curve(folder: Path) -> list[dict[str, Any]]:
