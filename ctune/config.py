@@ -94,6 +94,8 @@ class HeadConfig(Section):
     pyramid_width: int = Field(12, ge=1)
     text_hidden: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
     """Hidden units of a text head's controller, 0 for a linear one; auto: 512 as published, or fewer."""
+    text_encoder: str = ""
+    """Folder of the table's encoder (all-MiniLM-L6-v2), for text heads of classes outside the table; relative to the project."""
     start_bias: Literal["random", "prior"] = "random"
     """Last bias of the heads that training makes; prior: the log odds of the class in a voxel (Lin et al., 2017)."""
 
@@ -129,7 +131,7 @@ class Optimisation(Section):
     checkpoint_every: int = Field(10, ge=1)
     """Epochs between checkpoints."""
     validate_every: int = Field(5, ge=0)
-    """Epochs between two looks at the validation cases, which choose the weights that are kept; 0 never looks."""
+    """Epochs between two looks at the validation cases, which choose the weights that are kept; 0 never looks while it trains."""
     patience: int = Field(6, ge=0)
     """Looks without a better one before it stops, counted from the first with a Dice above 0; 0 never stops early."""
 
@@ -158,6 +160,8 @@ class Tuning(Optimisation):
     """Views of each window that heads learn from: as it is, and so many less one that are turned and shifted."""
     hard_share: float = Field(0.0, ge=0, le=1)
     """Of the sub-patches that are not around the organ, the share around what the head mistakes for it."""
+    neighbour_share: float = Field(0.0, ge=0, le=1)
+    """Of the sub-patches that are not around the organ, the share around other classes beside it, before `hard_share`."""
     mine_every: int = Field(2, ge=1)
     """Epochs between two looks at all windows for such mistakes."""
     cache_gb: float = Field(20.0, ge=0)

@@ -163,6 +163,10 @@ class Checkpoint:
     losses: tuple[float, ...]
 
 
+RECIPE = 2
+"""Version of what the code does with settings and data. Raise it when a loss or a draw changes: a checkpoint of the
+recipe before is then set aside instead of continued by another rule."""
+
 HOW = {"accumulate", "prefetch", "channels_last", "compile", "checkpoint_every"}
 """Settings of how a training runs, not of what comes of it: a checkpoint may be continued with others."""
 
@@ -174,10 +178,10 @@ def identity_of(
     classes: Sequence[str],
     cases: Sequence[PreparedCase],
 ) -> str:
-    """What must be equal for a checkpoint to be continued: settings, seed, network, and every byte of the data."""
+    """What must be equal for a checkpoint to be continued: recipe, settings, seed, network, and every byte of the data."""
     shapes = {name: list(value.shape) for name, value in module.state_dict().items()}
     what = settings.model_dump(mode="json", exclude=HOW)
-    plain = [what, seed, shapes, list(classes), sorted(case.digest() for case in cases)]
+    plain = [RECIPE, what, seed, shapes, list(classes), sorted(case.digest() for case in cases)]
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
@@ -200,7 +204,7 @@ def set_aside(path: Path) -> str:
         return ""
     aside = path.with_suffix(".other" + path.suffix)
     path.replace(aside)
-    return f"begins anew: the checkpoint {path.name} is damaged, or of other data, settings or another network; it is now {aside.name}"
+    return f"begins anew: the checkpoint {path.name} is damaged, or of other data, settings, another network or another version of ctune; it is now {aside.name}"
 
 
 def load_checkpoint(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctune.classes import canonical
-from ctune.config import CONFIG_NAME, Config, dump, from_mapping, load
+from ctune.config import CONFIG_NAME, Config, HeadConfig, dump, from_mapping, load
 from ctune.data.files import write_atomically
 from ctune.errors import PoolError, UsageError
 
@@ -40,6 +40,14 @@ class Project:
     def cache(self) -> Path:
         """What can be made again: prepared cases, features, checkpoints."""
         return self.root / "cache"
+
+    @property
+    def heads(self) -> HeadConfig:
+        """The settings of heads, with the encoder's folder found: a relative one is in the project's."""
+        heads = self.config.heads
+        if not heads.text_encoder:
+            return heads
+        return heads.model_copy(update={"text_encoder": str(self.root / heads.text_encoder)})
 
     def class_of(self, record: AnnotationRecord) -> str:
         """The class that an annotation of the pool counts for: its own, or what the project's aliases make of it.

@@ -41,6 +41,11 @@ def senseless(settings: Tuning) -> list[str]:
         out.append(
             f"reuse = {settings.reuse:g} does nothing with data = full: every case that people annotated trains already"
         )
+    if settings.neighbour_share and settings.data == "revised-only":
+        out.append(
+            f"neighbour_share = {settings.neighbour_share:g} does nothing with data = revised-only: labels of other "
+            "classes take no part"
+        )
     return out
 
 

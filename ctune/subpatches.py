@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -33,12 +33,16 @@ from ctune.types import UNLABELLED, OnProgress, Progress
 
 @dataclass(frozen=True)
 class Window:
-    """One view of a window with its labels {class: (X, Y, Z) uint8} and the foreground voxels (n, 3) of each class."""
+    """One view of a window with its labels {class: (X, Y, Z) uint8} and the foreground voxels (n, 3) of each class.
+
+    neighbours: {class: voxels (n, 3) of other classes beside it}; empty unless ``settings.neighbour_share`` asks.
+    """
 
     case_id: str
     view: WindowFeatures
     labels: Mapping[str, np.ndarray]
     foreground: Mapping[str, np.ndarray]
+    neighbours: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 def feature_windows(
@@ -65,8 +69,12 @@ def feature_windows(
                 view = augmented(View(case.key, corner, size), index, seed, settings.intensity_shift)
                 labels = {name: view.of_labels(case.labels[name], UNLABELLED) for name in names}
                 found = {name: foreground(mask) for name, mask in labels.items()}
+                beside = {}
+                if settings.neighbour_share:
+                    every = {name: view.of_labels(mask, UNLABELLED) for name, mask in case.labels.items()}
+                    beside = {name: neighbours(every, name, settings.patch_size) for name in names}
                 features = source.open(view, partial(view.of_image, case.image))
-                out.append(Window(case.case_id, features, labels, found))
+                out.append(Window(case.case_id, features, labels, found, beside))
                 left_out += settings.cache_gb > 0 and isinstance(features, PassedFeatures)
         # Said aloud, because the base then runs in the loop, which may be a hundred times slower.
         full = f", {left_out} windows did not fit: raise tune.cache_gb" if left_out else ""
@@ -121,12 +129,31 @@ def covering(mask: np.ndarray, corners: Sequence[Corner], size: Corner) -> list[
     return chosen
 
 
+def neighbours(labels: Mapping[str, np.ndarray], name: str, size: Corner) -> np.ndarray:
+    """Voxels (n, 3) of other classes beside `name`: in its box, half a sub-patch of `size` larger on each side, and judged
+    not to be of it. labels: {class: (X, Y, Z) uint8} of one window; none where the window does not hold the class.
+    """
+    own = foreground(labels[name])
+    if not len(own):
+        return own
+    low, high = (own.min(axis=0), own.max(axis=0) + 1)
+    box = tuple(
+        slice(max(0, int(a) - s // 2), int(b) + s // 2) for a, b, s in zip(low, high, size, strict=True)
+    )
+    others = [mask[box] == 1 for other, mask in labels.items() if other != name]
+    beside = np.any(others, axis=0) if others else np.zeros(labels[name][box].shape, bool)
+    found = foreground((beside & (labels[name][box] == 0)).astype(np.uint8))
+    shifted: np.ndarray = found + np.array([part.start for part in box])
+    return shifted
+
+
 class SubPatches:
     """Draws batches of sub-patches of one class: around its voxels, and elsewhere for what it must not mistake.
 
     Windows that hold the class are drawn evenly, and voxels in them: an organ of 30 voxels in one case of twelve is in
-    ``settings.positive_share`` of the sub-patches, as a liver is. Of the others, ``settings.hard_share`` are centred on
-    what the head took for the class when ``mine`` looked last.
+    ``settings.positive_share`` of the sub-patches, as a liver is. Of the others, ``settings.neighbour_share`` are around
+    other classes beside it, and of what is left ``settings.hard_share`` around what the head took for the class when
+    ``mine`` looked last.
     """
 
     def __init__(self, windows: Sequence[Window], name: str, settings: Tuning) -> None:
@@ -136,6 +163,8 @@ class SubPatches:
             )
         self.windows, self.name, self.settings = windows, name, settings
         self.positive = [(w, w.foreground[name]) for w in windows if len(w.foreground[name])]
+        beside = [(w, w.neighbours.get(name, ())) for w in windows if settings.neighbour_share]
+        self.beside = [(w, np.asarray(voxels)) for w, voxels in beside if len(voxels)]
         self.mistaken: list[tuple[Window, np.ndarray]] = []
 
     @property
@@ -165,6 +194,8 @@ class SubPatches:
         size = self.settings.patch_size
         if self.positive and rng.random() < self.settings.positive_share:
             window, centre = self._around(self.positive, rng)
+        elif self.beside and rng.random() < self.settings.neighbour_share:
+            window, centre = self._around(self.beside, rng)
         elif self.mistaken and rng.random() < self.settings.hard_share:
             window, centre = self._around(self.mistaken, rng)
         else:

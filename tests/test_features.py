@@ -234,6 +234,36 @@ def test_the_least_recently_used_goes_first_whichever_base_it_is_of(tmp_path: Pa
     ]  # fmt: skip
 
 
+def test_a_lower_bound_counts_as_soon_as_the_cache_is_opened(tmp_path: Path) -> None:
+    one = FeatureFiles(tmp_path, "one", 13_000)
+    assert [put(one, name, 3) for name in range(3)] == [True] * 3
+    for age, name in ((300, 1), (200, 0), (100, 2)):
+        os.utime(one.folder / f"{name}.safetensors", (time.time() - age,) * 2)
+    del one
+    FeatureFiles(tmp_path, "two", 4_000)
+    assert [p.relative_to(tmp_path).as_posix() for p in kept(tmp_path)] == ["one/2.safetensors"]
+
+
+def test_kinds_of_device_have_features_of_their_own(tmp_path: Path) -> None:
+    on_cpu = make(tmp_path)
+    on_gpu = FeatureCache(tmp_path, NET.base, fingerprint(NET.base), torch.device("cuda:1"), memory_gb=0)
+    name = fingerprint(NET.base)[:16]
+    assert on_cpu.path(VIEW).parent == tmp_path / f"{name}-cpu"
+    assert on_gpu.path(VIEW) == tmp_path / f"{name}-cuda" / on_cpu.path(VIEW).name
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_the_features_are_held_there_where_they_fit(tmp_path: Path) -> None:
+    device, net = torch.device("cuda"), network()
+    net.to(device)
+    for memory_gb, where in ((None, "cuda"), (0.0, "cpu")):
+        cache = FeatureCache(tmp_path, net.base, fingerprint(net.base), device, memory_gb=memory_gb)
+        found = cache.open(VIEW, image)
+        assert isinstance(found, KeptFeatures) and map_of(found).device.type == where
+        live = map_of(LiveFeatures(net.base, device).open(VIEW, image)).cpu()
+        assert torch.allclose(map_of(found).cpu(), live, atol=1e-2)
+
+
 def test_another_cache_of_the_same_run_keeps_what_it_has_open(tmp_path: Path) -> None:
     size = 4000
     first, second = FeatureFiles(tmp_path, "a", size), FeatureFiles(tmp_path, "a", size)

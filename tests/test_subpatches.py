@@ -19,7 +19,7 @@ from ctune.data.prepared import PreparedCase
 from ctune.errors import ModelError
 from ctune.model.base import Features
 from ctune.model.features import Corner, LiveFeatures, WindowFeatures, window_corners
-from ctune.subpatches import SubPatches, Window, chosen_windows, covering, feature_windows
+from ctune.subpatches import SubPatches, Window, chosen_windows, covering, feature_windows, neighbours
 from ctune.tune import tune_heads
 from ctune.types import UNLABELLED
 
@@ -203,6 +203,62 @@ def test_heads_with_mistakes_of_their_own_are_tuned_alone_or_together_with_the_s
         tune_heads(
             net, classes, cases, settings, window=WHOLE, overlap=0.0, seed=0, device=CPU, cache=tmp_path
         )
+        weights.append(torch.cat([p.detach().flatten() for p in net.head("spleen").parameters()]))
+    assert torch.equal(*weights)
+
+
+# Neighbours -----------------------------------------------------------------------------------------------------------
+
+
+def beside(size: int, **labels: np.ndarray) -> list[list[int]]:
+    return neighbours(labels, "spleen", (size,) * 3).tolist()
+
+
+def test_neighbours_are_voxels_of_other_classes_within_half_a_sub_patch() -> None:
+    spleen, liver = np.zeros(WHOLE, np.uint8), np.zeros(WHOLE, np.uint8)
+    spleen[6:8, 6:8, 6:8] = 1
+    for near_or_far in ((4, 6, 6), (3, 6, 6), (9, 9, 9), (6, 6, 15), (7, 7, 7)):
+        liver[near_or_far] = 1
+    assert beside(4, spleen=spleen, liver=liver) == [[4, 6, 6], [9, 9, 9]], (
+        "far ones, and the spleen's own, are none"
+    )
+    spleen[4, 6, 6] = UNLABELLED
+    assert beside(4, spleen=spleen, liver=liver) == [[9, 9, 9]], (
+        "where nobody said that it is no spleen, none is taken"
+    )
+    assert beside(4, spleen=spleen) == [] and beside(4, spleen=np.zeros_like(spleen), liver=liver) == []
+
+
+def with_liver() -> list[PreparedCase]:
+    """The large organ as a liver beside the tiny spleen of case 4."""
+    out = []
+    for case in tiny_cases():
+        liver = np.zeros(WHOLE, np.uint8)
+        liver[2:9, 2:9, 2:12] = 1
+        out.append(PreparedCase(case.case_id, case.key, case.image, {**case.labels, "liver": liver}))
+    return out
+
+
+def test_the_share_of_the_others_is_around_neighbours() -> None:
+    settings = tuning(positive_share=0.0, neighbour_share=0.5, batch_size=600, patch_size=(8, 8, 8))
+    source = LiveFeatures(network().base, CPU)
+    found = feature_windows(source, with_liver(), ("spleen",), WHOLE, 0.0, settings, 0, lambda _: None)
+    assert [w.case_id for w in found if len(w.neighbours["spleen"])] == ["case_4"]
+    assert all(set(w.labels) == {"spleen"} for w in found), "what is taught is the spleen alone"
+    windows = [Window(w.case_id, Where(i), w.labels, w.foreground, w.neighbours) for i, w in enumerate(found)]
+    features, _ = SubPatches(windows, "spleen", settings).draw(np.random.default_rng(0))
+    assert 0.5 < float((numbers(features) == 4).mean()) < 0.6
+    plain = SubPatches(windows, "spleen", settings.model_copy(update={"neighbour_share": 0.0}))
+    assert plain.beside == []
+
+
+def test_neighbours_are_the_same_whichever_heads_are_tuned_together(tmp_path: Path) -> None:
+    weights = []
+    for classes in (("spleen",), ("liver", "spleen")):
+        net, settings = network(), config().tune.model_copy(update={"epochs": 2, "neighbour_share": 1.0})
+        tune_heads(
+            net, classes, with_liver(), settings, window=WHOLE, overlap=0.0, seed=0, device=CPU, cache=tmp_path
+        )  # fmt: skip
         weights.append(torch.cat([p.detach().flatten() for p in net.head("spleen").parameters()]))
     assert torch.equal(*weights)
 

@@ -68,7 +68,8 @@ def test_an_unknown_class_names_the_nearest() -> None:
         text_vector("duodenumm")
     assert str(error.value) == (
         "expected a class with a text vector, got 'duodenumm'; the nearest that has one is 'duodenum'; "
-        "rename the class, take a pyramid head, or pass an encoder folder (pip install 'ctune[text]')"
+        "rename the class, take a pyramid head, or put the folder of the encoder sentence-transformers/all-MiniLM-L6-v2 "
+        "into heads.text_encoder (pip install 'ctune[text]')"
     )
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from small_network import SIDE, config, network, prepared, project
 
+from ctune import optimise
 from ctune.data.prepared import PreparedCase
 from ctune.errors import ModelError
 from ctune.foundation import train_model
@@ -156,6 +157,32 @@ def test_memory_formats_and_compilation_leave_the_network_as_it_was() -> None:
         net = network()
         train(net, CASES, settings(**changes), seed=0, device=CPU)
         assert all(p.is_contiguous() for p in net.parameters())
+
+
+def test_a_checkpoint_of_an_earlier_recipe_is_not_continued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss changed: its steps would not be those of either recipe."""
+    cases, settings = [prepared(0, ("liver",))], config().train.model_copy(update={"epochs": 1})
+    for recipe, note in ((optimise.RECIPE - 1, ""), (optimise.RECIPE, "begins anew: ")):
+        monkeypatch.setattr(optimise, "RECIPE", recipe)
+        result = train(
+            network(("liver",)), cases, settings, seed=0, device=CPU, checkpoint=tmp_path / "at.safetensors"
+        )
+        assert result.resumed == 0 and result.note.startswith(note)
+    assert "another version of ctune" in result.note
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_mixed_precision_on_a_gpu_learns_what_single_precision_learns() -> None:
+    cases, losses = [prepared(0, ("liver",))], []
+    for mixed in (True, False):
+        settings = config().train.model_copy(update={"epochs": 10, "mixed_precision": mixed})
+        net = network(("liver",))
+        losses.append(train(net, cases, settings, seed=0, device=torch.device("cuda")).losses)
+        assert all(p.dtype == torch.float32 for p in net.parameters())
+    assert losses[0][-1] < losses[0][0] and losses[0] != losses[1]
+    assert abs(losses[0][-1] - losses[1][-1]) < 0.1
 
 
 def test_a_checkpoint_of_other_data_is_set_aside_and_said(tmp_path: Path) -> None:

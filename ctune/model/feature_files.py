@@ -33,7 +33,8 @@ _ALIVE: WeakSet[FeatureFiles] = WeakSet()
 
 
 class FeatureFiles:
-    """Files of one base in ``root/name``; all below `root` together take at most `limit` bytes, temporary ones included.
+    """Files of one base in ``root/name``; all below `root` together take at most `limit` bytes, temporary ones included:
+    when it is opened, so that a lower bound counts at once, and whenever a file is written.
 
     A process never evicts what it has in use (``use``, ``keep``), through this object or another alive. Evicting what another has open is harmless: on the
     systems that ctune runs on, its memory map stays whole. pin: False for what is read seldom; it may go.
@@ -45,6 +46,8 @@ class FeatureFiles:
         self.folder.mkdir(parents=True, exist_ok=True)
         if pin:
             _ALIVE.add(self)
+        with FileLock(root / ".lock"):
+            self._make_room(0)
 
     def use(self, path: Path) -> bool:
         """True when `path` is there and whole; then it counts as used now. A damaged file is removed.

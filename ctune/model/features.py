@@ -209,8 +209,9 @@ class LiveFeatures:
 class FeatureCache:
     """Features of windows under one frozen base, computed on first use and kept below `folder`.
 
-    limit_gb: bound on all files below `folder`, those of other bases too (10^9 bytes); the least recently used go first. A
-    window that finds no room beside those that are open is computed again at each reading, rounded as if it were kept.
+    Kinds of device (CPU, GPU) have folders apart: each tunes from its own features, wherever the folder was before.
+    limit_gb: bound on all files below `folder`, those of other bases too (10^9 bytes); the least recently used go first, at
+    once when the cache is opened with a lower bound. A window that finds no room beside those that are open is computed again at each reading, rounded as if it were kept.
     memory_gb: how much is also held in memory, or on the GPU, as float16; None takes what ``memory_bound`` says.
     pin: False where windows are read seldom, as in validation: nothing of them stays open, and any may be evicted.
     """
@@ -226,7 +227,9 @@ class FeatureCache:
         memory_gb: float | None = None,
         pin: bool = True,
     ) -> None:
-        self.files = FeatureFiles(folder, base_fingerprint[:16], int(limit_gb * 1e9), pin=pin)
+        # Kinds of device round differently: features of one would quietly change what is tuned on another.
+        name = f"{base_fingerprint[:16]}-{device.type}"
+        self.files = FeatureFiles(folder, name, int(limit_gb * 1e9), pin=pin)
         self.base, self.device, self._lock = base, device, threading.Lock()
         memory = memory_bound(device) if memory_gb is None else int(memory_gb * 1e9)
         self._room = memory if pin else 0

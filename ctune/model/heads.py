@@ -235,7 +235,7 @@ def build_head(
 
     The weights depend on seed, class and kind alone, not on the order in which heads are built; the global
     random state is left as it was. text: (T,) vector of a text head; None takes the one of
-    ``text.text_vector``.
+    ``text.text_vector``, for a class outside its table with the encoder in ``settings.text_encoder``.
     Raises UnknownClassError when a text head's class has no vector, ModelError for an unknown kind.
     """
     settings = settings or HeadConfig()
@@ -244,7 +244,7 @@ def build_head(
     if kind == "text" and text is None:
         from ctune.model.text import text_vector
 
-        text = torch.from_numpy(text_vector(class_name))
+        text = torch.from_numpy(text_vector(class_name, settings.text_encoder or None))
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(_seed_of(seed, class_name, kind))
         if text is not None and kind == "text":

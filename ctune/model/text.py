@@ -68,7 +68,8 @@ def text_vector(class_name: str, encoder_path: str | Path | None = None) -> npt.
         hint = difflib.get_close_matches(name, table.names, n=1, cutoff=0.0)[0]
         raise UnknownClassError(
             f"expected a class with a text vector, got {class_name!r}; the nearest that has one is {hint!r}; "
-            f"rename the class, take a pyramid head, or pass an encoder folder (pip install 'ctune[text]')"
+            f"rename the class, take a pyramid head, or put the folder of the encoder "
+            f"{table.about['encoder']['name']} into heads.text_encoder (pip install 'ctune[text]')"
         )
     vectors = centred(encode([_PROBE, name], encoder_path), table.mean)
     likeness = float(vectors[0] @ table.vectors[table.names.index(_PROBE)])
