@@ -179,7 +179,7 @@ class Clock:
 
 def _arrive() -> None:
     """Wait for what an accelerator was asked for: it answers before it has worked."""
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.synchronize()
 
 
