@@ -242,6 +242,13 @@ def test_a_pace_of_seconds_ends_with_them() -> None:
     assert Pace(seconds=0.0).goes_on(), "one step in any case"
 
 
+@pytest.mark.parametrize("name", RIVALS)
+def test_a_budget_that_is_gone_before_the_first_step_has_one_step(name: str, network: Network) -> None:
+    pace = Pace(seconds=0.0)
+    learn(name, network, pace=pace)
+    assert pace.taken == 1
+
+
 def test_the_new_head_alone_warms_up_in_lwf(network: Network) -> None:
     """Steps of the warm-up alone: the base and the old heads are what they were, the new head is not."""
     done = learn("LwF", network, pace=Pace(5))

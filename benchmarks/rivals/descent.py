@@ -53,7 +53,8 @@ def descend(
         for batch in batches.epoch(epoch):
             if not task.pace.goes_on(until):
                 break
-            way = (task.pace.share - begun) / (until - begun)
+            # Nothing is left of a budget that went before the first step, on springs, say: that one step is the first.
+            way = (task.pace.share - begun) / max(until - begun, 1e-9)
             factor = learning_rate_factor(round(_FINE * min(way, 1.0)), _FINE, _WARMUP)
             for group in optimiser.param_groups:
                 group["lr"] = RATE * task.settings.learning_rate * factor
