@@ -57,6 +57,20 @@ def test_a_class_that_was_lost_is_said_and_the_others_compared() -> None:
     assert any(one.startswith("Against full, same annotations: not decided: 2 seeds") for one in said)
 
 
+def test_full_training_is_paced_by_the_steps_that_were_timed_beside_the_tuning() -> None:
+    seed = speed_seed(50.0, 0.7)
+    seed["continual"]["pyramid"]["full_step"] = {"cpu_seconds": 0.5, "seconds": 1.0}
+    told = speed_chapter.tables(result(what="speed", details={"seed 0": seed}))
+    # 400 steps of .5 s where the training took 100 s; its Dice came at its end.
+    cost = told.tables[-1]
+    assert cells(cost, "time, to the end (processor seconds)") == ["200", "5", "40"]
+    assert cells(cost, "time, to the Dice of continual tuning")[0] == "200" and "right beside" in cost.caption
+    assert any(
+        one.startswith("In its last 1 epochs full training (same annotations) changed by .6")
+        for one in told.said
+    )
+
+
 def test_cases_that_seeds_share_are_said_once() -> None:
     own, same = ({f"cohort, seed {n}": digest for n, digest in enumerate(d)} for d in ("ab", "aa"))
     assert "n = 4 cases of 2 seeds" in speed(own).short[0]

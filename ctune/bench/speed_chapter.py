@@ -47,7 +47,7 @@ def tables(result: BenchResult) -> Chapter:
     unit = "cpu_seconds" if result.device == "cpu" else "seconds"
     against = compare(seeds, new, shares_cases(result.data))
     costs = Costs(result, seeds, new, unit)
-    said = [*verdicts(seeds, new, against), costs.said()]
+    said = [*verdicts(seeds, new, against), costs.said(), *rising(seeds, new)]
     whole = against.get((RIVAL, ""))
     ratio = ranged(costs.times)
     where = "On real MR images of the hippocampus" if real else "On phantoms"
@@ -174,7 +174,13 @@ class Costs:
         pairs = [(arm(seed, "continual"), arm(seed, RIVAL)) for seed in seeds]
         self.pairs = [(ours, full) for ours, full in pairs if ours and full]
         self.unit, self.new = unit, list(new)
-        self.times = [full["curve"][-1][unit] / ours[unit] for ours, full in self.pairs]
+        self.ends = [full_seconds(ours, full, unit) for ours, full in self.pairs]
+        self.times = [end / ours[unit] for end, (ours, _) in zip(self.ends, self.pairs, strict=True)]
+
+    @property
+    def beside(self) -> bool:
+        """Whether steps of full training were timed beside every tuning."""
+        return bool(self.pairs) and all(ours.get("full_step") for ours, _ in self.pairs)
 
     @property
     def steps(self) -> list[float]:
@@ -184,10 +190,11 @@ class Costs:
     @property
     def reached(self) -> list[float | None]:
         """Seconds until full training has the Dice of continual tuning, seed by seed; None: never."""
-        return [
-            first_at(full, self.unit, self.new, mean_dice(ours["dice"], self.new))
-            for ours, full in self.pairs
-        ]
+        out = []
+        for end, (ours, full) in zip(self.ends, self.pairs, strict=True):
+            at = first_at(full, self.unit, self.new, mean_dice(ours["dice"], self.new))
+            out.append(None if at is None else at * end / full["curve"][-1][self.unit])
+        return out
 
     @property
     def targets(self) -> list[float]:
@@ -201,7 +208,7 @@ class Costs:
         return [scale["cases"] / scale["revised"] for scale in self.scales if scale]
 
     def table(self) -> Table:
-        full_s = [full["curve"][-1][self.unit] for _, full in self.pairs]
+        full_s = self.ends
         ours_s = [ours[self.unit] for ours, _ in self.pairs]
         never = f"not reached in {ranged(full_s)} s"
         missed = [f"not reached in {figure(end)} s" for end in full_s]
@@ -221,7 +228,8 @@ class Costs:
         epochs = ranged([full["curve"][-1]["epoch"] for _, full in self.pairs])
         caption = (
             f"Full training on the same annotations, {epochs} epochs; {seed_count(len(self.pairs))}, mean, and lowest to highest. "
-            "Continual tuning is timed from the registered base to the registered heads, full training by its steps alone. "
+            "Continual tuning is timed from the registered base to the registered heads, full training by its steps alone"
+            f"{', at the pace of steps that were timed right beside each tuning' if self.beside else ''}. "
             "Third row: a figure a seed, looked up at the looks at the test cases."
         )
         return Table("What it cost", ["", "full", "continual", "full over continual"], rows, caption)
@@ -234,6 +242,27 @@ class Costs:
             )
         of = "any seed" if missed == len(self.pairs) else f"{missed} of {seed_count(len(self.pairs))}"
         return f"Full training did not come to the Dice of continual tuning in {of} within its {figure(mean(f['curve'][-1]['epoch'] for _, f in self.pairs))} epochs; what more would bring was not measured."  # fmt: skip
+
+
+def full_seconds(ours: Mapping[str, Any], full: Mapping[str, Any], unit: str) -> float:
+    """What full training takes: its steps at the pace of those that were timed beside the tuning, else as it was trained."""
+    beside = ours.get("full_step")
+    return float(full["steps"] * beside[unit] if beside else full["curve"][-1][unit])
+
+
+def rising(seeds: Sequence[Any], new: Sequence[str]) -> list[str]:
+    """Whether full training had come to its end: by how much it rose from its last look but one to its last."""
+    out = []
+    for way in (RIVAL, CEILING):
+        looks = [[row for row in one["curve"] if "dice" in row] for seed in seeds if (one := arm(seed, way))]
+        looks = [rows for rows in looks if len(rows) > 1]
+        if looks:
+            rises = [mean(rows[-1]["dice"][n] - rows[-2]["dice"][n] for n in new) for rows in looks]
+            epochs = ranged([rows[-1]["epoch"] - rows[-2]["epoch"] for rows in looks])
+            out.append(
+                f"In its last {epochs} epochs full training ({way.removeprefix('full, ')}) changed by {spread(rises, 3)} Dice."
+            )
+    return out
 
 
 def first_at(full: Mapping[str, Any], unit: str, new: Sequence[str], target: float) -> float | None:

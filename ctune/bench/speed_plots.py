@@ -102,7 +102,7 @@ def _around(value: float, interval: Interval) -> tuple[float, float]:
 
 def ratios(costs: Costs, where: str) -> Bars:
     """Full training on the same annotations over continual tuning: cases, steps, time, time to its Dice."""
-    full = [rival["curve"][-1][costs.unit] for _, rival in costs.pairs]
+    full = costs.ends
     bars = [_ratio("cases", costs.data, 7)] if costs.data else []
     bars += [_ratio("steps", costs.steps, 5), _ratio("time, to the end", costs.times, 1)]
     reached, seeds = costs.targets, len(costs.pairs)
