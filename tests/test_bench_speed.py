@@ -143,6 +143,15 @@ def test_the_base_may_train_for_fewer_epochs(work: Path, measured: Any) -> None:
     assert speed.full_steps(study, "base") == 2
 
 
+def test_a_batch_and_the_features_of_the_wide_network_fit_an_accelerator() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(speed, "torch_device", lambda preset: "cuda" if preset == "gpu" else "cpu")
+        config = speed.config_of("gpu", 0)
+    assert (config.base.architecture, config.train.batch_size // config.train.accumulate) == ("swin_unetr", 4)
+    assert (config.tune.window_cover, config.tune.background_windows) == ("organ", 2)
+    assert speed.config_of("cpu", 0).train.accumulate == 1
+
+
 def test_real_images_need_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CTUNE_HIPPOCAMPUS", raising=False)
     with pytest.raises(UsageError, match="CTUNE_HIPPOCAMPUS"):

@@ -121,13 +121,25 @@ def mr_config_of(preset: str, seed: int) -> Config:
     return _config("mr", seed, HIPPOCAMPUS[Preset(preset)], torch_device(preset))
 
 
+WIDE_TRAIN: Mapping[str, Any] = {"accumulate": 6}
+WIDE_TUNE: Mapping[str, Any] = {"window_cover": "organ", "background_windows": 2, "cache_gb": 40.0}
+"""Of Swin UNETR 48 on windows of 96^3: a batch of 24 has 112 GiB of activations at once; all windows of twelve CTs are 90 GB of
+features, those that hold an organ and two others a fifth."""
+
+
 def _config(name: str, seed: int, scale: Scale, device: str) -> Config:
     config = settings_of(name, name="speed", seed=seed, classes=scale.classes)
-    train = config.train.model_copy(
-        update={"epochs": scale.epochs, "checkpoint_every": 2, "validate_every": 0}
-    )
-    tune = config.tune.model_copy(update={"epochs": scale.tune_epochs, "validate_every": 0})
-    return config.model_copy(update={"train": train, "tune": tune, "device": device})
+    wide = name == "ct"
+    train = {
+        "epochs": scale.epochs,
+        "checkpoint_every": 2,
+        "validate_every": 0,
+        **(WIDE_TRAIN if wide else {}),
+    }
+    tune = {"epochs": scale.tune_epochs, "validate_every": 0, **(WIDE_TUNE if wide else {})}
+    return config.model_copy(update={
+        "train": config.train.model_copy(update=train), "tune": config.tune.model_copy(update=tune), "device": device,
+    })  # fmt: skip
 
 
 def measure(study: Study, folder: Path, device: torch.device, on_progress: OnProgress) -> dict[str, Any]:

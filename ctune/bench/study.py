@@ -223,6 +223,8 @@ def full_training(
     )  # fmt: skip
     with write_atomically(weights) as temporary:
         save_file({k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}, temporary)
+    # With the optimiser's state three times as large as the weights, and never read again.
+    (folder / "checkpoint.safetensors").unlink(missing_ok=True)
     return network
 
 
