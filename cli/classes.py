@@ -89,7 +89,7 @@ def split(
         opened,
         made,
         as_json,
-        f"annotate cases and tune them: `ctune tune {model} --classes {','.join(new)}`",
+        f"annotate cases and tune them: `ctune tune {made} --classes {','.join(new)}`",
     )
 
 

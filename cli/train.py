@@ -64,6 +64,11 @@ def train(
             f"{name}: sha256:{digest[:12]}, loss {result.losses[-1]:.3f} after {result.steps} steps; the network had work in "
             f"{document['computing_share']:.1%} of {result.seconds:.0f} s"
         )
-        show_validation(console, document["validation"])
+        if found.config.train.validate_every:
+            show_validation(console, document["validation"])
+        else:
+            console.print(
+                "not looked at while it trained (train.validate_every = 0): the last weights were kept"
+            )
 
     emit(document, as_json, human)

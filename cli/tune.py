@@ -76,7 +76,7 @@ def tune(
     from ctune.optimise import resolve_device
     from ctune.project import adjusted, find_project
     from ctune.strategy import FORGETFUL, senseless
-    from ctune.validate import refusal
+    from ctune.validate import HOW_TO_VALIDATE, refusal, refusal_of_all
 
     wanted = {
         "data": data,
@@ -104,9 +104,22 @@ def tune(
         )
     document = _document(digest, names(classes), done)
     emit(document, as_json, lambda console: _show(console, document, done))
+    settings = found.config.tune
+    if settings.reuse and settings.data != "full" and not done.reused:
+        note(
+            f"note: reuse = {settings.reuse:g} found no case to train again: people annotated what trains in no pool case "
+            "but those that train already"
+        )
     for class_name, change in done.changes.items():
         if class_name in done.kept and change.worse:
             note(f"error: {refusal(class_name, change)}")
+    if rest := [name for name in done.kept if name not in done.changes or not done.changes[name].worse]:
+        note(f"error: {refusal_of_all(rest, done.changes)}")
+    if done.unchecked:
+        note(
+            f"note: {', '.join(done.unchecked)} moved with the base, and no validation case annotates "
+            f"{'it' if len(done.unchecked) == 1 else 'them'}: nobody compared old and new; {HOW_TO_VALIDATE}"
+        )
     if done.onto:
         lost = (
             f"; its {', '.join(done.over)} came meanwhile too, was replaced and not compared"
@@ -136,6 +149,8 @@ def _document(digest: str, classes: list[str], done: Tuning) -> dict[str, Any]:
         "losses": done.result.losses,
         "validation": validation_of(done.result),
         "changes": done.changes,
+        "unchecked": done.unchecked,
+        "reused": done.reused,
         "onto": done.onto or None,
         "beside": done.beside,
         "seconds": done.result.seconds,
@@ -159,12 +174,19 @@ def _show(console: Console, document: Mapping[str, Any], done: Tuning) -> None:
 
 def show_validation(console: Console, validation: Mapping[str, Any]) -> None:
     """What the validation cases said of the weights that were kept, a line a class, and which classes they know not."""
+    from ctune.validate import HOW_TO_VALIDATE
+
     for name, found in validation.items():
         if found is not None and found["dice"] is not None:
             console.print(
                 f"{name}: Dice {found['dice']:.3f} ({found['low']:.3f} to {found['high']:.3f}) on "
                 f"{found['cases']} validation cases, after epoch {found['epoch']}"
+                + (
+                    "; not looked at while it trained (validate_every = 0)"
+                    if found.get("looks") == []
+                    else ""
+                )
             )
     if unseen := [name for name, found in validation.items() if found is None]:
         whom = "what was tuned" if unseen == ["all"] else ", ".join(unseen)
-        console.print(f"no validation case annotates {whom}: the last weights were kept")
+        console.print(f"no validation case annotates {whom}: the last weights were kept; {HOW_TO_VALIDATE}")

@@ -5,8 +5,10 @@ The value of a tuning is a folder of weights (``outcome``): the tuned heads, and
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -23,6 +25,7 @@ from ctune.model.features import cut, window_corners
 from ctune.model.freeze import fingerprint, tune_only
 from ctune.model.heads import Kind, build_head
 from ctune.model.network import Network
+from ctune.optimise import HOW, identity_of
 from ctune.outcome import compose, write_record, write_weights
 from ctune.predict import masks_of, predict_case
 from ctune.project import Project
@@ -32,7 +35,10 @@ from ctune.train import settle, train
 from ctune.tune import Proof, TuneResult, feature_source, prove_unmoved, snapshot, tune_heads
 from ctune.types import AnnotationRecord, OnProgress, Source, Split, silent
 from ctune.validate import Change, compare
-from ctune.watch import Validation, Watch, cached_features, live_features
+from ctune.watch import Validation, Watch, cached_features, live_features, look_of
+
+TUNING = "tune-"
+"""How the names of a tuning's checkpoints begin."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,8 @@ class Tuning:
     replaces, on the validation cases}. kept: classes whose old head stays because the new one is worse. onto: the version
     that came meanwhile and on which the new heads went; over: their classes that had another head there than where the
     tuning began. beside: versions that came meanwhile and of which the new one has no head.
+    unchecked: classes that moved with the base and that no validation case annotates. reused: cases of earlier rounds that
+    trained again.
     """
 
     result: TuneResult
@@ -53,6 +61,8 @@ class Tuning:
     onto: str = ""
     over: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
+    unchecked: tuple[str, ...] = ()
+    reused: tuple[str, ...] = ()
 
 
 def tune_model(
@@ -72,20 +82,27 @@ def tune_model(
     base, and every other class's logits are compared bit for bit with those before (FrozenChangedError).
     A new head that is worse than the one it replaces on the validation cases is left out of `folder`, unless `force`;
     where the base moved, heads cannot be exchanged one by one, and then all are left out.
+    Where more than heads trains, a tuning that was killed goes on from its checkpoint.
     Raises ModelError when no case annotates a class.
     """
     settings, heads_alone = project.config.tune, project.config.tune.trainable == "heads"
-    network, trained, cases, used = _material(project, model, classes, seed)
+    network, trained, cases, used, reused = _material(project, model, classes, seed)
     unrevised = [name for name in network.classes if name not in classes]
     probes = probe_windows(project, [case.case_id for case in cases[:2]])
     before = snapshot(network, unrevised, probes)
-    watched = validation_data(project, trained) if settings.validate_every else []
+    watched = validation_data(project, trained)
     # Before anything trains: the heads of `model` are tuned in place.
     look = _validation(project, model.network, watched, device, frozen=heads_alone)
     old = look.dice(model.network, [n for n in trained if n in model.network.classes]) if look else {}
-    add_missing_heads(network, classes, project.config, seed)
-    learn = _tune_heads if heads_alone else _tune_more
-    result = learn(project, network, classes, cases, watched, seed, device, on_progress)
+    add_missing_heads(network, classes, project.config.model_copy(update={"heads": project.heads}), seed)
+    checkpoint = checkpoint_of(project, model, classes, seed)
+    if heads_alone:
+        result = _tune_heads(project, network, classes, cases, watched, seed, device, on_progress)
+    else:
+        result = _tune_more(project, network, classes, cases, watched, seed, device, on_progress, checkpoint)
+    result = _looked_at_once(
+        result, _validation(project, network, watched, device, frozen=heads_alone), network, trained
+    )
     new = {name: dice for look in result.kept.values() for name, dice in look.dice.items()}
     changes = {name: change for name in new if name in old and (change := compare(old[name], new[name]))}
     kept = () if force else _kept(changes, trained, one_by_one=heads_alone and settings.start == "model")
@@ -96,13 +113,42 @@ def tune_model(
     if heads_alone and moved:
         proof = prove_unmoved(before, snapshot(compose(model, folder), unrevised, probes))
     write_record(folder, classes, result, used, changes, kept)
-    return Tuning(result, proof, used, changes, kept)
+    for left in checkpoint.parent.glob(f"{checkpoint.stem}.*"):
+        left.unlink(missing_ok=True)
+    unchecked = () if heads_alone else tuple(n for n in moved if n not in new and n in model.record.heads)
+    return Tuning(result, proof, used, changes, kept, unchecked=unchecked, reused=tuple(reused))
+
+
+def checkpoint_of(project: Project, model: Model, classes: Sequence[str], seed: int) -> Path:
+    """Where the tuning of `classes` of `model` leaves its checkpoints, while it runs; one of other settings has others."""
+    settings = project.config.tune.model_dump(mode="json", exclude=HOW)
+    about = json.dumps([model.digest, sorted(classes), seed, settings], sort_keys=True)
+    name = f"{TUNING}{hashlib.sha256(about.encode()).hexdigest()[:16]}.safetensors"
+    return project.cache / "training" / name
+
+
+def _best_of(checkpoint: Path) -> Path:
+    return checkpoint.with_suffix(".best")
+
+
+def _looked_at_once(
+    result: TuneResult, look: Validation | None, network: Network, trained: Sequence[str]
+) -> TuneResult:
+    """The result with one look at the last weights of what nobody looked at while it trained (``validate_every = 0``)."""
+    if look is None:
+        return result
+    kept = dict(result.kept)
+    for watched, losses in result.losses.items():
+        dice = {} if watched in kept else look.dice(network, trained if watched == "all" else (watched,))
+        if dice:
+            kept[watched] = look_of(len(losses), dice)
+    return replace(result, kept=kept)
 
 
 def _material(
     project: Project, model: Model, classes: Sequence[str], seed: int
-) -> tuple[Network, tuple[str, ...], list[PreparedCase], dict[str, list[AnnotationRecord]]]:
-    """(the network to start from, the classes that train, their cases, the annotations behind them)."""
+) -> tuple[Network, tuple[str, ...], list[PreparedCase], dict[str, list[AnnotationRecord]], list[str]]:
+    """(the network to start from, the classes that train, their cases, the annotations behind them, cases that train again)."""
     settings = project.config.tune
     # From scratch there are no other heads that a frozen part could belong to.
     alone = settings.trainable == "heads" or (settings.start == "scratch" and settings.trainable != "all")
@@ -110,9 +156,12 @@ def _material(
     trained = tuple(dict.fromkeys([*known, *classes]))
     if settings.data == "hybrid" and not alone:
         predict_missing(project, model, training_cases(project, classes, settings))
-    cases, used = training_data(
-        project, classes, trained, settings, replayed_cases(project, classes, trained, seed)
-    )
+    again = replayed_cases(project, classes, trained, seed)
+    # Neighbours are of every class that is known, so that it is of no matter which others are tuned.
+    others = [*project.config.classes, *model.network.classes] if alone and settings.neighbour_share else []
+    labelled = tuple(dict.fromkeys([*trained, *others]))
+    cases, found = training_data(project, classes, labelled, settings, again)
+    cases, used = [c for c in cases if set(c.labels) & set(trained)], {n: found[n] for n in trained}
     for name in classes:
         if not used[name]:
             hint = nearest(name, set(project.config.classes) | set(model.network.classes))
@@ -125,9 +174,10 @@ def _material(
     old = model.network.classes if settings.start == "model" else ()
     must_be_seen(cases, [name for name in classes if name not in old])
     if settings.start == "model":
-        return model.network, trained, cases, used
+        return model.network, trained, cases, used, again
     trained = tuple(name for name in trained if used[name])
-    return fresh_network(project, model, trained, seed), trained, cases, {n: used[n] for n in trained}
+    fresh = fresh_network(project, model, trained, seed)
+    return fresh, trained, cases, {n: used[n] for n in trained}, again
 
 
 def replayed_cases(project: Project, classes: Sequence[str], trained: Sequence[str], seed: int) -> list[str]:
@@ -153,15 +203,22 @@ def fresh_network(project: Project, model: Model, classes: Sequence[str], seed: 
         known = name in model.network.classes
         own = model.network.head(name).kind if known else config.heads.kind
         kind = own if config.tune.head == "keep" else config.tune.head
-        heads[name] = build_head(name, kind, base, seed, config.heads)
+        heads[name] = build_head(name, kind, base, seed, project.heads)
     return Network(base, heads).to(next(model.network.parameters()).device)
 
 
 def predict_missing(project: Project, model: Model, case_ids: Sequence[str]) -> None:
-    """Keep in the pool, as predicted annotations, what `model` says of its classes that nobody has annotated in a case."""
+    """Keep in the pool, as predicted annotations, what `model` says of its classes that people have not annotated in a case.
+
+    What another model predicted does not count as known: of two predictions the newer one is taken (``hybrid.merge``).
+    """
     pool, network = project.pool, model.network
     for case_id in case_ids:
-        known = {project.class_of(record) for record in pool.annotations(case_id)}
+        known = {
+            project.class_of(record)
+            for record in pool.annotations(case_id)
+            if record.source in JUDGED or record.model == model.digest
+        }
         missing = [name for name in network.classes if name not in known]
         if missing:
             prediction = predict_case(
@@ -214,14 +271,17 @@ def _tune_more(
     seed: int,
     device: torch.device,
     on_progress: OnProgress,
+    checkpoint: Path,
 ) -> TuneResult:
     """heads+decoder or all: ordinary training steps through what is not frozen, on the labels that the data names."""
     settings = project.config.tune
     tune_only(network, classes, trainable=settings.trainable)
-    watch = watch_training(project, network, watched, settings, device)
+    watch = watch_training(project, network, watched, settings, device, _best_of(checkpoint))
+    if watch:
+        watch.resume(identity_of(settings, seed, network, network.classes, [*cases, *watched]))
     done = train(
-        network, cases, settings, seed=seed, device=device, on_epoch=watch.on_epoch if watch else None,
-        on_progress=on_progress,
+        network, cases, settings, seed=seed, device=device, checkpoint=checkpoint,
+        on_epoch=watch.on_epoch if watch else None, on_progress=on_progress,
     )  # fmt: skip
     look = watch.restore() if watch else None
     settle(network)

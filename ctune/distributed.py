@@ -16,6 +16,8 @@ import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
+from ctune.errors import UsageError
+
 Result = TypeVar("Result")
 
 PATIENCE = timedelta(hours=12)
@@ -61,6 +63,16 @@ class Group:
 
 
 ALONE = Group()
+
+
+def must_be_alone(verb: str) -> None:
+    """Raise UsageError when torchrun started several processes: what `verb` names would be done by each of them."""
+    size = os.environ.get("WORLD_SIZE", "1")
+    if size != "1":
+        raise UsageError(
+            f"expected one process for {verb}, got WORLD_SIZE = {size}: each would do all of it; run it without torchrun "
+            "(what trains in several processes is `ctune train`)"
+        )
 
 
 @contextmanager

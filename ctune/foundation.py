@@ -17,13 +17,13 @@ import torch
 from ctune.classes import ClassList, nearest
 from ctune.compositions import Model, Tuned, load_model, may_be_name, register_model
 from ctune.config import Tuning as TuneSettings
-from ctune.continual import Tuning, probe_windows, tune_model, validation_data, watch_training
+from ctune.continual import TUNING, Tuning, probe_windows, tune_model, validation_data, watch_training
 from ctune.data.prepared import PreparedCase
-from ctune.distributed import ALONE, Group
+from ctune.distributed import ALONE, Group, must_be_alone
 from ctune.errors import PoolError, UsageError
+from ctune.meanwhile import build_on, prove_on, replaced, unless_overtaken
 from ctune.model.base import build_base
 from ctune.model.heads import build_head
-from ctune.meanwhile import build_on, prove_on, replaced, unless_overtaken
 from ctune.model.network import Network
 from ctune.optimise import identity_of
 from ctune.outcome import compose, new_heads, read_record, seen
@@ -35,6 +35,7 @@ from ctune.watch import Look
 
 _TEMPORARY = ".tuning-"
 _ABANDONED_SECONDS = 24 * 3600.0
+_FORGOTTEN_SECONDS = 30 * 24 * 3600.0
 
 
 def train_model(
@@ -67,7 +68,7 @@ def train_model(
             f"{', '.join(missing) or 'any class'}; {_did_you_mean(missing, found)}import cases with their masks first"
         )
     base = build_base(config.base, config.seed)
-    heads = {c: build_head(c, config.heads.kind, base, config.seed, config.heads) for c in wanted}
+    heads = {c: build_head(c, config.heads.kind, base, config.seed, project.heads) for c in wanted}
     network = Network(base, heads)
     # The first brings images and labels into the network's space, the others find them there.
     group.told(lambda: len(training_data(project, wanted, wanted, TuneSettings(data="full"))[0]))
@@ -155,6 +156,7 @@ def retune_model(
     top of it (``Tuning.onto``). Other versions that came meanwhile are in ``Tuning.beside``.
     Raises UsageError when there is no name or no class, and what ``tune_model`` raises.
     """
+    must_be_alone("ctune tune")
     registry, config = project.open_registry(), project.config
     wanted = ClassList.of(classes, config.aliases)
     if not len(wanted):
@@ -162,7 +164,7 @@ def retune_model(
     name = may_be_name(name or name_in(reference))
     model = load_model(registry, reference, device)
     before = {str(version) for version in registry.versions(name)}
-    _sweep(project.root)
+    _sweep(project)
     with TemporaryDirectory(dir=project.root, prefix=_TEMPORARY) as temporary:
         folder = Path(temporary)
         done = tune_model(
@@ -208,12 +210,16 @@ def _register_on_newest(
             return digest, replace(done, proof=proof, onto=onto, over=over)
 
 
-def _sweep(root: Path) -> None:
-    """Remove what tunings that were killed left a day ago or earlier."""
-    for left in root.glob(f"{_TEMPORARY}*"):
+def _sweep(project: Project) -> None:
+    """Remove what tunings that were killed left a day ago or earlier, and checkpoints that nobody went on from in a month."""
+    for left in project.root.glob(f"{_TEMPORARY}*"):
         with contextlib.suppress(FileNotFoundError):
             if time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
                 shutil.rmtree(left, ignore_errors=True)
+    for left in (project.cache / "training").glob(f"{TUNING}*"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > _FORGOTTEN_SECONDS:
+                left.unlink()
 
 
 def register_tuning(
@@ -262,6 +268,14 @@ def tuning_note(settings: TuneSettings, about: Mapping[str, Any], note: str = ""
     if settings.start == "scratch":
         parts.append("from scratch")
     parts += [f"{c} kept its old head" for c in about["kept"]]
+    worse = {c: change for c, change in about["changes"].items() if change["high"] < 0}
+    forced = [
+        f"{c} worse (Dice {change['old']:.3f} to {change['new']:.3f})"
+        for c, change in worse.items()
+        if c not in about["kept"]
+    ]
+    if forced:
+        parts.append(f"forced: {', '.join(forced)}")
     if settings.unlabelled == "background":
         parts.append(f"WARNING: {FORGETFUL}")
     return "; ".join(parts)

@@ -129,7 +129,8 @@ def _masks(
     case = pool.case(case_id)
     if case.split != Split.POOL:
         raise PoolError(
-            f"case {case_id}: expected a case of the pool split, got one kept for {case.split}; it must not train a head"
+            f"case {case_id}: expected a case of the pool split, got one kept for {case.split}; it must not train a head; "
+            "bring its masks in with `ctune import`, or leave it out"
         )
     if is_exported(place):
         return read_exported(place, case_id, case.grid, aliases)

@@ -36,8 +36,8 @@ from ctune.watch import Look, Validation, Watch
 class TuneResult:
     """What a tuning did. losses: {class: mean loss of each epoch}. seconds: the cache's share apart.
 
-    looks: {class: what the validation cases said, oldest first}. kept: {class: the look whose weights were kept}; a class
-    that no validation case annotates has none, and its last weights.
+    looks: {class: what the validation cases said while it trained, oldest first}. kept: {class: the look whose weights were
+    kept}; a class that no validation case annotates has none, and its last weights.
     """
 
     losses: Mapping[str, tuple[float, ...]]

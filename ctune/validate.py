@@ -9,7 +9,7 @@ The intervals are percentile bootstraps over cases (Efron and Tibshirani 1993, c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,6 +71,25 @@ def refusal(class_name: str, change: Change) -> str:
         f"{class_name}: expected a head no worse than the one it replaces, got Dice {change.new:.3f} after {change.old:.3f} "
         f"on {cases} kept for validation (change {change.change:+.3f}, 95 % interval {change.low:+.3f} to "
         f"{change.high:+.3f}); the old head stays; revise more cases, or register the new one with --force"
+    )
+
+
+HOW_TO_VALIDATE = (
+    "keep cases for it with `ctune import SRC --validation N`, or import their masks of it again"
+)
+"""What to do for a class that no validation case annotates."""
+
+
+def refusal_of_all(classes: Sequence[str], changes: Mapping[str, Change]) -> str:
+    """Why the heads of `classes`, which are not worse, were refused too: the base moved under all of them."""
+
+    def said(name: str) -> str:
+        change = changes.get(name)
+        return f"{name} ({f'{change.old:.3f} to {change.new:.3f}' if change else 'not compared'})"
+
+    return (
+        f"the whole version was refused, with {', '.join(map(said, classes))}: the base moved, so heads cannot be exchanged "
+        "one by one; tune with --trainable heads, revise more cases, or register all of it with --force"
     )
 
 

@@ -114,6 +114,12 @@ class Look:
     dice: Mapping[str, ClassDice]
 
 
+def look_of(epoch: int, dice: Mapping[str, ClassDice]) -> Look:
+    """What one look saw; the score is 0 where there was nothing to measure."""
+    means = [d.mean for d in dice.values() if d.mean is not None]
+    return Look(epoch, float(np.mean(means)) if means else 0.0, dice)
+
+
 @dataclass
 class Watch:
     """Looks every few epochs, and remembers the best weights of what it watches.
@@ -138,9 +144,7 @@ class Watch:
             return False
         if any(look.epoch == epoch for look in self.looks):  # a training that goes on passes here again
             return self._exhausted(epoch)
-        dice = self.dice()
-        means = [d.mean for d in dice.values() if d.mean is not None]
-        look = Look(epoch, float(np.mean(means)) if means else 0.0, dice)
+        look = look_of(epoch, self.dice())
         if self.best is None or look.score > self.best.score:
             self._weights = {k: v.detach().cpu().clone() for k, v in self.module.state_dict().items()}
         self.looks.append(look)

@@ -66,7 +66,9 @@ def test_what_people_read(copy: Path) -> None:
     answer = tune(copy, "--classes", "aorta")
     first, second, third = answer.stdout.splitlines()
     assert first.startswith("sha256:") and "new heads of aorta" in first
-    assert second == "no validation case annotates aorta: the last weights were kept"
+    assert second.startswith(
+        "no validation case annotates aorta: the last weights were kept; keep cases for it with"
+    )
     assert third.startswith("unrevised classes: logits changed by 0 on ")
     assert answer.stderr == ""
 
@@ -109,6 +111,39 @@ def test_a_head_that_got_worse_ends_with_exit_code_3(copy: Path) -> None:
     assert forced.exit_code == 0 and "error" not in forced.stderr
 
 
+def test_without_looks_the_old_and_the_new_head_are_compared_at_the_end(copy: Path) -> None:
+    settings = copy / "ctune.toml"
+    text = settings.read_text()
+    assert text.count("validate_every = 2") == 1
+    settings.write_text(text.replace("validate_every = 2", "validate_every = 0"))
+    answer = tune(copy, "--classes", "liver,aorta", "--data", "revised-only")
+    assert answer.exit_code == 3, answer.output
+    assert answer.stderr.startswith("error: liver: expected a head no worse than the one it replaces")
+    said = answer.stdout.splitlines()
+    assert said[1].startswith("liver: Dice ") and said[1].endswith(
+        "after epoch 4; not looked at while it trained (validate_every = 0)"
+    )
+    assert said[2].startswith("no validation case annotates aorta")
+
+
+def test_a_refused_version_names_all_that_went_with_it(copy: Path) -> None:
+    words = ["--data", "revised-only", "--trainable", "all", "--epochs", "12"]
+    answer = tune(copy, "--classes", "liver,aorta", *words, "--json")
+    assert answer.exit_code == 3, answer.output
+    said = json.loads(answer.stdout)
+    assert said["registered"] == [] and said["unchecked"] == []
+    *_, last = answer.stderr.splitlines()
+    assert last.startswith("error: the whole version was refused, with ") and "aorta (not compared)" in last
+    assert "spleen (" in last or "error: spleen: expected a head" in answer.stderr
+
+
+def test_what_was_forced_stands_in_the_record(copy: Path) -> None:
+    answer = tune(copy, "--classes", "liver", "--data", "revised-only", "--force")
+    assert answer.exit_code == 0, answer.output
+    note = open_project(copy).open_registry().load("small").record.note
+    assert note.startswith("tuned liver; forced: liver worse (Dice 0.")
+
+
 def test_teaching_background_is_warned_of_loudly(copy: Path) -> None:
     words = ["--data", "revised-only", "--trainable", "all", "--unlabelled", "background", "--force"]
     answer = tune(copy, "--classes", "aorta", *words)
@@ -149,10 +184,9 @@ def test_the_settings_file_stays(copy: Path) -> None:
 
 def test_earlier_cases_train_again_with_reuse(copy: Path) -> None:
     few, more = (
-        json.loads(tune(copy, "--classes", "liver", "--epochs", "1", "--force", "--json", *words).stdout)[
-            "steps"
-        ]
+        json.loads(tune(copy, "--classes", "liver", "--epochs", "1", "--force", "--json", *words).stdout)
         for words in ((), ("--reuse", "1"))
     )
-    assert (few["liver"], more["liver"]) == (1, 2)
+    assert (few["steps"]["liver"], more["steps"]["liver"]) == (1, 2)
+    assert (few["reused"], more["reused"]) == ([], ["case_1"])
     assert tune(copy, "--classes", "liver", "--reuse", "2").exit_code == 2

@@ -13,12 +13,13 @@ import pytest
 import torch
 from small_network import GRID, config, project, volume
 
+from ctune.cohort import hybrid_of
 from ctune.compositions import load_model
 from ctune.config import Config
-from ctune.continual import tune_model
+from ctune.continual import predict_missing, tune_model
 from ctune.data.nifti import write_volume
-from ctune.errors import ModelError
-from ctune.foundation import train_model
+from ctune.errors import ModelError, UnknownClassError
+from ctune.foundation import retune_model, train_model
 from ctune.model.base import build_base
 from ctune.model.fingerprint import fingerprint
 from ctune.model.network import Network
@@ -166,6 +167,21 @@ def test_hybrid_takes_the_predictions_of_what_was_not_revised(copy: Project, tmp
     assert [r.source for r in about["aorta"]] == [Source.REVISED]
 
 
+def test_a_later_model_predicts_anew_what_an_earlier_one_predicted(copy: Project) -> None:
+    image = copy.root.parent / "new.nii.gz"
+    write_volume(image, volume(2)[0] + 1, GRID)
+    copy.pool.add_case("case_9", image, Split.POOL)
+    models = [load_model(copy.open_registry(), "small", CPU)]
+    retune_model(with_tune(copy, epochs=3), "small", ["spleen"], device=CPU, force=True)
+    models.append(load_model(copy.open_registry(), "small", CPU))
+    assert models[0].digest != models[1].digest
+    for model in (*models, models[1]):
+        predict_missing(copy, model, ["case_9"])
+    found = [r for r in copy.pool.annotations("case_9") if r.class_name == "spleen"]
+    assert [r.model for r in sorted(found, key=lambda r: r.round)] == [m.digest for m in models]
+    assert [r.model for r in hybrid_of(copy, "case_9").records["spleen"]] == [models[1].digest]
+
+
 def test_a_class_without_annotations_is_refused(copy: Project, tmp_path: Path) -> None:
     bare = with_tune(copy, data="revised-only", trainable="all")
     with pytest.raises(
@@ -200,6 +216,33 @@ def test_a_new_class_needs_its_name_and_annotations_alone(copy: Project, tmp_pat
         ran = run(with_tune(copy, head=kind), tmp_path / kind, ("aorta",))
         assert ran.after.classes == ("liver", "spleen", "aorta")
         assert new_heads(tmp_path / kind) == ["aorta"]
+
+
+def test_a_text_head_of_a_class_outside_the_table_takes_the_encoder_of_the_settings(
+    copy: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The encoder is a stub that knows the probe: what matters is that the folder in ctune.toml comes to it."""
+    from ctune.model import text
+
+    table, asked = text.text_table(), list[Path]()
+
+    def encode(names: list[str], folder: str) -> np.ndarray:
+        asked.append(Path(folder))
+        known = table.vectors[table.names.index("liver")]
+        return np.stack([known + table.mean, np.eye(text.DIMENSION, dtype=np.float32)[0] + table.mean])
+
+    monkeypatch.setattr(text, "encode", encode)
+    mask = volume(0)[1]["aorta"]
+    copy.pool.annotate("case_0", "left_ventricle", mask, source=Source.REVISED, author="dr. a", round=1)
+    with pytest.raises(UnknownClassError, match=r"put the folder of the encoder .* into heads\.text_encoder"):
+        run(with_tune(copy, head="text"), tmp_path / "none", ("left_ventricle",))
+    for written, found in (("encoder", copy.root / "encoder"), ("/shared/encoder", Path("/shared/encoder"))):
+        heads = {**copy.config.heads.model_dump(), "text_encoder": written}
+        named = Project(copy.root, config(tune=tune_settings(head="text"), heads=heads))
+        ran = run(named, tmp_path / "out", ("left_ventricle",))
+        head = ran.after.head("left_ventricle")
+        assert head.kind == "text" and asked[-1] == found
+        assert torch.allclose(head.text, torch.eye(text.DIMENSION)[0], atol=1e-5), "the mean taken off"
 
 
 # The collapse ---------------------------------------------------------------------------------------------------------

@@ -178,8 +178,10 @@ def test_without_a_validation_case_of_the_class_the_last_weights_stay_and_it_is_
 
 
 def test_looks_can_be_switched_off(copy: Project) -> None:
+    """Nothing looks while it trains; the old head and the new one are compared once, at the end."""
     _, done = retune(copy, "liver", validate_every=0)
-    assert done.result.looks == {} and done.kept == ()
+    assert done.result.looks == {} and done.kept == ("liver",) and versions(copy) == 1
+    assert done.result.kept["liver"].epoch == 12 and done.changes["liver"].worse
 
 
 def test_tuning_stops_when_nothing_gets_better(copy: Project) -> None:
@@ -189,6 +191,36 @@ def test_tuning_stops_when_nothing_gets_better(copy: Project) -> None:
     best = done.result.kept["liver"].epoch
     assert looks[-1].epoch == best + 2 < 12 and len(done.result.losses["liver"]) == best + 2
     assert done.result.steps["liver"] == len(done.result.losses["liver"]) * 2
+
+
+def test_a_tuning_of_everything_that_is_killed_goes_on_and_ends_the_same(
+    home: Project, tmp_path: Path
+) -> None:
+    """Killed in epoch 7, after the look of epoch 4; its checkpoints are at every fifth epoch."""
+    digests = []
+    for way in ("whole", "killed"):
+        shutil.copytree(home.root, tmp_path / way)
+        made = adjusted(
+            Project(tmp_path / way, home.config), "tune", {"trainable": "all", "checkpoint_every": 5}
+        )
+        training, seen = made.cache / "training", list[int]()
+
+        def tell(step: Progress, way: str = way, seen: list[int] = seen) -> None:
+            if step.stage == "train":
+                seen.append(step.done)
+                if way == "killed" and step.done == 7 and len(seen) < 8:
+                    raise KeyboardInterrupt
+
+        if way == "killed":
+            with pytest.raises(KeyboardInterrupt):
+                retune_model(made, "small", ["aorta"], force=True, device=CPU, on_progress=tell)
+            assert len(list(training.glob("tune-*.safetensors"))) == 1
+            assert len(list(training.glob("tune-*.best"))) == 1
+            seen.extend([0] * 8)
+        digests.append(retune_model(made, "small", ["aorta"], force=True, device=CPU, on_progress=tell)[0])
+        assert list(training.glob("tune-*")) == [], "what it left goes when it is done"
+        assert way == "whole" or seen[15] == 6, "it went on after epoch 5"
+    assert digests[0] == digests[1]
 
 
 def wrong_truth(folder: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -206,6 +207,24 @@ def test_each_change_on_the_command_line(copy: Project) -> None:
     assert said["classes"] == ["aorta", "aorta_a", "aorta_b", "liver", "spleen"]
     code, out, _ = run(copy, "remove", "other", "aorta", "spleen")
     assert code == 0 and "classes: aorta_a, aorta_b, liver" in out and "removed aorta, spleen" in out
+
+
+def test_the_line_after_a_split_runs_as_it_is_printed(copy: Project) -> None:
+    digest = copy.open_registry().resolve("small")
+    for model, name in (("small:2", "small"), (f"sha256:{digest}", "other")):
+        code, out, _ = run(copy, "split", model, "aorta", "aorta_a", "aorta_b", "--name", name)
+        line = out.splitlines()[-1]
+        words = shlex.split(line.split("`")[1])
+        assert code == 0 and words[:2] == ["ctune", "tune"] and words[2].startswith(f"{name}:")
+        for index, part in enumerate(("aorta_a", "aorta_b")):
+            mask = volume(0)[1]["aorta"].copy()
+            mask[:, :, 8 * index : 8 * index + 8] = 0
+            if not copy.pool.annotations("case_0", part):
+                copy.pool.annotate("case_0", part, mask, source=Source.REVISED, author="dr. a", round=1)
+        answer = CliRunner().invoke(app, [*words[1:], "--epochs", "1", "--project", str(copy.root)])
+        assert answer.exit_code == 0, answer.output
+        record = copy.open_registry().load(name).record
+        assert {"aorta_a", "aorta_b"} < set(record.heads) and "aorta" not in record.heads
 
 
 def test_mistakes_are_usage_errors(copy: Project) -> None:

@@ -114,6 +114,7 @@ def test_a_mask_that_judges_nothing_is_no_annotation(copy: Project) -> None:
     ("words", "line"),
     [
         (("--data", "full", "--reuse", "0.5"), "reuse = 0.5 does nothing with data = full: every case that people"),
+        (("--reuse", "0.1"), "reuse = 0.1 found no case to train again: people annotated what trains in no pool case"),
         (("--from-scratch",), "start = scratch with trainable = heads: the encoder stays at random weights"),
         (("--from-scratch", "--trainable", "heads+decoder"), "start = scratch with trainable = heads+decoder: the"),
     ],
@@ -123,7 +124,14 @@ def test_settings_that_make_no_sense_together_are_said(
 ) -> None:
     code, text = said(copy.root, "tune", "small", "--classes", "aorta", *words)
     assert code == 0 and text.startswith(f"note: {line}") and "\n" not in text
-    assert said(copy.root, "tune", "small", "--classes", "aorta", "--trainable", "all")[1] == ""
+
+
+def test_classes_that_moved_unchecked_are_named(copy: Project) -> None:
+    """There is no validation case: nothing says what became of liver and spleen."""
+    code, text = said(copy.root, "tune", "small", "--classes", "aorta", "--trainable", "all")
+    assert code == 0 and text.startswith(
+        "note: liver, spleen moved with the base, and no validation case annotates them: nobody compared old and new; keep"
+    )
 
 
 def meanwhile(made: Project, do: Callable[[], object]) -> Callable[[Progress], None]:
@@ -196,14 +204,31 @@ def test_a_version_of_another_base_that_came_meanwhile_is_named(copy: Project) -
     assert retune_model(copy, "small:1", ["aorta"], device=CPU)[1].beside == ()
 
 
+def test_torchrun_is_told_that_heads_are_tuned_in_one_process(
+    copy: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    code, text = said(copy.root, "tune", "small", "--classes", "aorta")
+    assert code == 2 and "\n" not in text
+    assert text.startswith(
+        "error: expected one process for ctune tune, got WORLD_SIZE = 2: each would do all of it"
+    )
+    assert "`ctune train`" in text and len(copy.open_registry().versions("small")) == 1
+
+
 def test_what_a_killed_tuning_left_goes_after_a_day(copy: Project) -> None:
     old, young = copy.root / ".tuning-old", copy.root / ".tuning-young"
     for folder in (old, young):
         folder.mkdir()
         (folder / "head-aorta.safetensors").write_bytes(b"half")
     os.utime(old, (time.time() - 25 * 3600,) * 2)
+    kept, forgotten = (copy.cache / "training" / f"tune-{n}.safetensors" for n in "ab")
+    for path, days in ((kept, 2), (forgotten, 31)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"half")
+        os.utime(path, (time.time() - days * 24 * 3600,) * 2)
     retune_model(copy, "small", ["aorta"], device=CPU)
-    assert not old.exists() and young.exists()
+    assert not old.exists() and young.exists() and kept.exists() and not forgotten.exists()
 
 
 def test_an_error_in_one_head_ends_the_others(tmp_path: Path) -> None:
