@@ -18,6 +18,7 @@ from registry.errors import (
     NetworkFileSystemWarning,
     NewerCatalogError,
     NotFoundError,
+    OvertakenError,
     RegistryError,
 )
 from registry.mounts import network_file_system
@@ -170,6 +171,21 @@ def test_an_old_catalog_is_brought_up_to_date_after_a_backup(tmp_path: Path) -> 
     registry.add_version("abdomen", registry.resolve("abdomen:1"))
     Registry.open(tmp_path)
     assert len(list((tmp_path / "backups").iterdir())) == 1 and registry.verify().clean
+
+
+def test_a_version_that_must_follow_another_is_refused_when_one_came_between(tmp_path: Path) -> None:
+    registry = Registry.open(tmp_path)
+    small.rounds(registry, count=2)
+    digest = registry.resolve("abdomen:1")
+    assert registry.add_version("abdomen", digest, after=2).version == 3
+    assert registry.add_version("new", digest, after=0).version == 1
+    with pytest.raises(
+        OvertakenError, match=r"expected abdomen:2 to be the newest version still, abdomen:3 came"
+    ):
+        registry.add_version("abdomen", digest, after=2)
+    with pytest.raises(OvertakenError):
+        registry.add_version("new", digest, after=0)
+    assert len(registry.versions("abdomen")) == 3 and len(registry.versions("new")) == 1
 
 
 def test_the_tables_are_those_that_the_migrations_make(tmp_path: Path) -> None:

@@ -211,7 +211,8 @@ def test_heads_with_mistakes_of_their_own_are_tuned_alone_or_together_with_the_s
 
 
 def beside(size: int, **labels: np.ndarray) -> list[list[int]]:
-    return neighbours(labels, "spleen", (size,) * 3).tolist()
+    found: list[list[int]] = neighbours(labels, "spleen", (size,) * 3).tolist()
+    return found
 
 
 def test_neighbours_are_voxels_of_other_classes_within_half_a_sub_patch() -> None:

@@ -21,6 +21,7 @@ from small_network import GRID, config, network, prepared, project, volume
 from typer.testing import CliRunner
 
 from cli.main import app
+from ctune import meanwhile as meanwhile_of
 from ctune import recompose
 from ctune.foundation import retune_model, train_model
 from ctune.model.features import FeatureCache, KeptFeatures, PassedFeatures, View
@@ -170,9 +171,7 @@ def test_two_tunings_at_once_end_in_one_model_with_both_heads(copy: Project) -> 
 def test_a_version_that_comes_between_the_look_and_the_registration_counts_too(
     copy: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ctune import foundation
-
-    looked, plain = list[int](), foundation.build_on
+    looked, plain = list[int](), meanwhile_of.build_on
 
     def slow(*words: Any) -> Any:
         found = plain(*words)
@@ -181,7 +180,7 @@ def test_a_version_that_comes_between_the_look_and_the_registration_counts_too(
             recompose.rename(copy.open_registry(), "small", "spleen", "lien", name="small")
         return found
 
-    monkeypatch.setattr(foundation, "build_on", slow)
+    monkeypatch.setattr("ctune.foundation.build_on", slow)
     _, done = retune_model(copy, "small", ["aorta"], device=CPU)
     assert looked == [1, 2] and done.onto == "small:2"
     assert set(heads_of(copy, "small:3")) == {"liver", "lien", "aorta"}
