@@ -89,7 +89,7 @@ def test_equal_time_is_that_of_continual_tuning(measured: Any) -> None:
     steps = measured.measures["steps_a_round_by_way"]
     assert steps["fine-tuning"] == 1.0 and steps["fine-tuning, equal time"] > 1.0
     # A step begun in time is finished.
-    assert 0.9 < found["fine-tuning, equal time"] / found["continual"] < 1.5
+    assert 0.9 < found["fine-tuning, equal time"] / found["continual"] < 2.0
 
 
 def test_what_was_measured_is_not_measured_again(measured: Any, work: Path) -> None:
