@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ctune.bench import speed
+from ctune.bench import run, speed
 from ctune.bench.catalogue import Preset
+from ctune.bench.earlier import EarlierSeeds
 from ctune.bench.study import Clock, Scale, means
 from ctune.errors import UsageError
 from ctune.types import Progress
@@ -150,6 +151,26 @@ def test_a_batch_and_the_features_of_the_wide_network_fit_an_accelerator() -> No
     assert (config.base.architecture, config.train.batch_size // config.train.accumulate) == ("swin_unetr", 4)
     assert (config.tune.window_cover, config.tune.background_windows) == ("organ", 2)
     assert speed.config_of("cpu", 0).train.accumulate == 1
+
+
+def test_seeds_of_other_runs_are_put_together(
+    tmp_path: Path, measured: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(speed.SCALES, Preset.SMOKE, TOY)
+    monkeypatch.setattr(run, "load", lambda _: lambda *_: measured)
+    run.run_bench("speed", "smoke", (0,), tmp_path / "seeds", work=tmp_path / "work")
+    monkeypatch.undo()
+    monkeypatch.setitem(speed.SCALES, Preset.SMOKE, TOY)
+    monkeypatch.setenv("CTUNE_BENCH_RESULTS", str(tmp_path / "seeds"))
+    again = speed.run("smoke", (0,), tmp_path / "new", lambda _: None)
+    assert again.measures == run.plain(measured.measures) and again.data == measured.data
+    assert not (tmp_path / "new").exists(), "nothing was made"
+    other = EarlierSeeds("speed", "smoke")
+    assert other.seed(0, {**asdict(TOY), "epochs": 3}) is None and other.seed(1, asdict(TOY)) is None
+    with pytest.raises(
+        UsageError, match="expected results of hippocampus in CTUNE_BENCH_RESULTS, found none"
+    ):
+        EarlierSeeds("hippocampus", "smoke")
 
 
 def test_real_images_need_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

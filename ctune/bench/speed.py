@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from ctune.bench.catalogue import Preset
+from ctune.bench.earlier import EarlierSeeds
 from ctune.bench.machine import torch_device
 from ctune.bench.result import Gate, Measured
 from ctune.bench.run import part
@@ -74,7 +75,7 @@ as it is: images of 35 x 50 x 35 voxels are read and cached in as long as a few 
 
 def run(preset: str, seeds: Sequence[int], work: Path, on_progress: OnProgress) -> Measured:
     """See ``ctune.bench.catalogue.Bench``."""
-    found = _run(preset, SCALES[Preset(preset)], seeds, work, on_progress, config_of)
+    found = _run("speed", preset, SCALES[Preset(preset)], seeds, work, on_progress, config_of)
     return replace(found, gates=[*found.gates, *ratio_gates(found.measures, preset)])
 
 
@@ -88,10 +89,13 @@ def run_hippocampus(preset: str, seeds: Sequence[int], work: Path, on_progress: 
         raise UsageError(
             "expected the folder of the Decathlon's Task04_Hippocampus in CTUNE_HIPPOCAMPUS, got nothing; set it"
         )
-    return _run(preset, HIPPOCAMPUS[Preset(preset)], seeds, work, on_progress, mr_config_of, Path(data))
+    return _run(
+        "hippocampus", preset, HIPPOCAMPUS[Preset(preset)], seeds, work, on_progress, mr_config_of, Path(data)
+    )
 
 
 def _run(
+    what: str,
     preset: str,
     scale: Scale,
     seeds: Sequence[int],
@@ -101,13 +105,18 @@ def _run(
     cohort: Path | None = None,
 ) -> Measured:
     device, by_seed, data = torch.device(torch_device(preset)), {}, {}
+    earlier = EarlierSeeds(what, preset)
     for seed in seeds:
+        if (known := earlier.seed(seed, asdict(scale))) is not None:
+            by_seed[f"seed {seed}"] = known
+            continue
         folder = work / f"seed-{seed}"
         study = make_study(folder, config(preset, seed), scale, seed, on_progress, cohort)
         data[f"cohort, seed {seed}"] = study.digest()
         by_seed[f"seed {seed}"] = part(folder / "seed.json", measure, study, folder, device, on_progress)
+    data |= earlier.data
     measures = summary(list(by_seed.values()), device, shares_cases(data))
-    return Measured(measures, by_seed, (), data, gates(measures, preset))
+    return Measured(measures, by_seed, (), data, gates(measures, preset), earlier.parts)
 
 
 def config_of(preset: str, seed: int) -> Config:

@@ -1,0 +1,49 @@
+"""Seeds of a run that another run's result already holds.
+
+Three seeds take hours. They can be shared among processes, machines and days, one seed each, and put together afterwards:
+CTUNE_BENCH_RESULTS names a folder of results whose seeds are taken as they are, where they were measured at the same scale.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ctune.bench.parts import plain
+from ctune.bench.result import Part, read_result
+from ctune.errors import UsageError
+
+
+class EarlierSeeds:
+    """Seeds of the results of `what` in the folder that CTUNE_BENCH_RESULTS names; none without it. The newest goes first.
+
+    Raises UsageError when the folder holds no result of it.
+    """
+
+    def __init__(self, what: str, preset: str) -> None:
+        folder = os.environ.get("CTUNE_BENCH_RESULTS")
+        paths = sorted(Path(folder).glob(f"{what}-*.json")) if folder else []
+        if folder and not paths:
+            raise UsageError(
+                f"expected results of {what} in CTUNE_BENCH_RESULTS, found none in {folder}; unset it to measure all"
+            )
+        found = [result for result in map(read_result, paths) if result.preset == preset]
+        self._results = sorted(found, key=lambda result: result.started, reverse=True)
+        self.parts: dict[str, Part] = {}
+        """What the seeds took that were asked for here and found, by name."""
+        self.data: dict[str, str] = {}
+        """Digests of what they were measured on."""
+
+    def seed(self, number: int, scale: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The details of one seed, where a result has them at this scale."""
+        name = f"seed {number}"
+        for result in self._results:
+            found: Any = result.details.get(name)
+            if found and found.get("scale") == plain(scale):
+                # A run of one seed has one part of this name.
+                self.parts |= {n: part for n, part in result.parts.items() if n.startswith(f"seed-{number}/")}
+                self.data |= {n: digest for n, digest in result.data.items() if n.endswith(name)}
+                return dict(found)
+        return None
