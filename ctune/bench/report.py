@@ -21,7 +21,7 @@ from ctune.report.page import duration
 
 MARKDOWN, HTML = Path("docs/benchmarks.md"), Path("docs/benchmarks.html")
 TITLE = "What continual tuning costs and gives"
-NO_ACCELERATOR = "Not measured on an accelerator: none was lent. Every figure is from a CPU."
+NO_ACCELERATOR = "Not measured on an accelerator: none was at hand. Every figure is from a CPU."
 _CHAPTERS = ("speed", "hippocampus", "paper", "forgetting", "selection", "scaling")
 """The order in which they are told; the others follow as in the catalogue."""
 _ORDER = [str(preset) for preset in Preset]

@@ -21,7 +21,7 @@ __all__ = ["MINUTES", "RESULTS", "part", "plain", "run_bench"]
 
 RESULTS = Path("benchmarks/results")
 MINUTES = {Preset.GPU: 9.0}
-"""After how many minutes a preset stops at the next step, unless told otherwise: accelerators are lent for ten at a time."""
+"""After how many minutes a preset stops at the next step, unless told otherwise: accelerators are often to be had for ten at a time."""
 _SAVE_S = 5
 """Seconds between two notes of how long an attempt has taken, for when it is killed."""
 _ATTEMPTS = "attempts.json"
