@@ -47,12 +47,14 @@ def by_round(seeds: Sequence[Mapping[str, Any]], shared: bool = False) -> list[L
             mean_interval([_changes(s["base"], s["ways"][way][r], old) for s in found], shared=shared)
             for r in range(len(found[0]["ways"][way]))
         ]
-        columns = [[0.0, *(getattr(p, end) for p in points)] for end in ("mean", "low", "high")]
+        ys, low, high = ([0.0, *(getattr(p, end) for p in points)] for end in ("mean", "low", "high"))
         drawn.append(
             Series(
                 name_of(way),
                 list(range(len(points) + 1)),
-                *columns,
+                ys,
+                low,
+                high,
                 dashed="," in way,
                 colour=_place(way) + 1,
             )

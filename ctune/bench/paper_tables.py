@@ -108,11 +108,11 @@ def against_full(seeds: Sequence[Mapping[str, Any]], main: str) -> dict[str, Any
 
     They stand side by side and are one family for Holm. Every seed has a cohort of its own.
     """
-    both = ("hybrid, heads", "full, all")
+    ours, theirs = both = ("hybrid, heads", "full, all")
     found = {
         key_of(setting, backbone, main): [
-            case_differences(*(last(seed[backbone][setting][way]) for way in both), NEW_FOUR)
-            for seed in seeds
+            case_differences(last(of[ours]), last(of[theirs]), NEW_FOUR)
+            for of in (seed[backbone][setting] for seed in seeds)
         ]
         for backbone, cells in seeds[0].items()
         for setting, cell in cells.items()

@@ -104,7 +104,7 @@ def tiles(found: Sequence[Section]) -> list[Tile]:
 
 def head_figures(found: Sequence[Section]) -> list[Figure]:
     """The figures that one wants to see first, each with its panels over common axes."""
-    out = []
+    out = list[Figure]()
     for number, title in HEADS.items():
         plots = with_common_axes([plot for s in found for plot in s.plots if plot.figure == number])
         if plots:
