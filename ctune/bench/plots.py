@@ -224,8 +224,8 @@ def _ticks(axes: Any, side: str, values: Iterable[float], log: bool) -> list[flo
 def even_ticks(low: float, high: float) -> list[float]:
     """Five or so round numbers around low..high.
 
-    >>> even_ticks(0.0, 1.0), even_ticks(0.62, 0.91)
-    ([0.0, 0.2, 0.4, 0.6, 0.8, 1.0], [0.6, 0.7, 0.8, 0.9, 1.0])
+    >>> even_ticks(0.0, 1.0), even_ticks(0.62, 0.79)
+    ([0.0, 0.2, 0.4, 0.6, 0.8, 1.0], [0.6, 0.65, 0.7, 0.75, 0.8])
     """
     span = (high - low) or abs(high) or 1.0
     rough = span / 5
