@@ -230,7 +230,7 @@ class Costs:
             f"Full training on the same annotations, {epochs} epochs; {seed_count(len(self.pairs))}, mean, and lowest to highest. "
             "Continual tuning is timed from the registered base to the registered heads, full training by its steps alone"
             f"{', at the pace of steps that were timed right beside each tuning' if self.beside else ''}. "
-            "Third row: a figure a seed, looked up at the looks at the test cases."
+            "Last row: a figure a seed, looked up at the looks at the test cases."
         )
         return Table("What it cost", ["", "full", "continual", "full over continual"], rows, caption)
 
