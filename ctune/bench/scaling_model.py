@@ -141,7 +141,8 @@ def feature_bytes(config: BaseConfig, size: tuple[int, int, int]) -> int:
 
     with torch.no_grad():
         features = Base(config).eval().to("meta")(torch.empty((1, 1, *size), device="meta"))
-    return 2 * sum(tensor.numel() for tensor in features.tensors().values())
+    voxels: int = sum(tensor.numel() for tensor in features.tensors().values())
+    return 2 * voxels
 
 
 ASSUMED: Mapping[str, Any] = {"flops": H200_FLOPS * USED, "measured": False}
