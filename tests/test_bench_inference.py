@@ -145,7 +145,8 @@ def test_an_accelerator_is_compared_by_the_wall_and_with_its_memory() -> None:
 def test_on_a_processor_no_memory_of_an_accelerator_is_told(tmp_path: Path) -> None:
     write_volume(tmp_path / "ct.nii.gz", volume(0)[0], GRID)
     save_network(network(), tmp_path / "network")
+    settings = config(preprocessing={"spacing_mm": (2.0, 2.0, 2.0), "crop_foreground": False})
     answer = one(
-        "monai", tmp_path / "ct.nii.gz", tmp_path / "network", ["liver"], config(), 1, tmp_path / "out"
+        "monai", tmp_path / "ct.nii.gz", tmp_path / "network", ["liver"], settings, 1, tmp_path / "out"
     )
     assert "gpu_peak_mb" not in answer and set(STAGES) <= set(answer["stages"])

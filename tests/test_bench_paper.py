@@ -88,5 +88,6 @@ def test_ours_stand_beside_theirs(measured: Any) -> None:
 
     first, second, third, _ = paper_plots.plots(result_of("paper", measured))
     names = [bar.name for bar in first.bars]
-    assert names[0] == "before" and "published: hybrid" in names and "phantoms" in first.caption
+    assert names[0] == "published, Swin UNETR: before" and "before" in names
+    assert "published, Swin UNETR: hybrid" in names and "phantoms" in first.caption
     assert "five that are not revised" in second.title and "Table 2" in third.title

@@ -9,7 +9,7 @@ from typing import Any
 
 from ctune.bench.plots import Plot, draw_plot, with_common_axes
 from ctune.bench.promises import promise_table
-from ctune.bench.report import NO_ACCELERATOR, TITLE, Run, Section, on_accelerator
+from ctune.bench.sections import NO_ACCELERATOR, TITLE, Run, Section, on_accelerator
 from ctune.bench.tables import Chapter, Table, Tile
 from ctune.report.palette import ON_BLACK, ON_DARK, ON_WHITE
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ctune.bench.promises import promise_table
-from ctune.bench.report import NO_ACCELERATOR, TITLE, Section, on_accelerator
+from ctune.bench.sections import NO_ACCELERATOR, TITLE, Section, on_accelerator
 from ctune.bench.tables import Table
 
 
