@@ -170,3 +170,11 @@ def test_promises_count_the_seeds_that_are_behind_them() -> None:
         ["at most 0.5", "NOT KEPT", "one seed"],
         ["at least 0.85", "kept", "2 seeds"],
     ]
+
+
+def test_rivals_of_a_short_budget_are_said_to_have_had_one() -> None:
+    from ctune.bench.forgetting_chapter import short_budget
+
+    (said,) = short_budget({"bwt": 0.0})
+    assert "not even fine-tuning learns" in said
+    assert short_budget({"steps_a_round_by_way": {"LwF": 150}}) == []
