@@ -30,6 +30,8 @@ CONFIG = preset(
     inference={"patch_size": (48, 48, 48), "overlap": 0.0},
 )
 
+BOUND = 1.2
+"""What holds whatever the reference says."""
 SHARE = 0.7
 """Of the reference; 1.6 to 2.1 were seen on two busy cores."""
 
@@ -64,4 +66,4 @@ def test_around_the_network(
     finally:
         torch.set_num_threads(threads)
     benchmark.extra_info.update({"ctune_seconds": ours, "monai_seconds": theirs})
-    gate("inference", "around_network_speedup_over_monai", theirs / ours, share=SHARE, at_most=False)
+    gate("inference", "around_network_speedup_over_monai", theirs / ours, BOUND, share=SHARE, at_most=False)

@@ -26,6 +26,8 @@ from ctune.serve.parts import TorchLoader
 from ctune.serve.registered import RegistrySource
 from ctune.serve.segment import Asked, segment
 
+BOUND = 1.25
+"""What holds whatever the reference says."""
 SHARE = 1.2
 """Of the reference; 1.00 to 1.05 were seen on two busy cores."""
 
@@ -71,4 +73,4 @@ def test_overhead(
     finally:
         torch.set_num_threads(threads)
     benchmark.extra_info.update({"served_seconds": ours, "direct_seconds": theirs})
-    gate("service", "segment_over_engine", ours / theirs, share=SHARE)
+    gate("service", "segment_over_engine", ours / theirs, BOUND, share=SHARE)

@@ -17,6 +17,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from ctune.bench.study import Study
 
+FULL_OVER_CONTINUAL, UNCACHED_OVER_CACHED = 1.2, 2.0
+"""What holds whatever the reference says; without the cache the first is .31."""
 SHARE = 0.5
 """Of the reference, of both ratios: a tuning that takes twice as long fails. Not nearer: with neighbours on the machine a step of a head was
 seen to slow down 2.4 times where a step of full training did 1.4 times. The ratio to full training is that of ten epochs
@@ -54,7 +56,7 @@ def test_full_training_takes_longer(
     seconds = benchmark.pedantic(tuning.train_in_full, args=(study, work), rounds=1)
     benchmark.extra_info.update({"full": seconds, "continual": tuned["cpu_seconds"]})
     figure = "time_ratio_full_over_continual"
-    gate("speed", figure, seconds / tuned["cpu_seconds"], share=SHARE, at_most=False)
+    gate("speed", figure, seconds / tuned["cpu_seconds"], FULL_OVER_CONTINUAL, share=SHARE, at_most=False)
 
 
 def test_the_cache_saves_time(benchmark: BenchmarkFixture, study: Study, gate: Callable[..., None]) -> None:
@@ -65,7 +67,7 @@ def test_the_cache_saves_time(benchmark: BenchmarkFixture, study: Study, gate: C
     uncached = seconds("pyramid, no cache")
     benchmark.extra_info.update({"cached": cached, "uncached": uncached})
     figure = "time_ratio_uncached_over_cached"
-    gate("speed", figure, uncached / cached, share=SHARE, at_most=False)
+    gate("speed", figure, uncached / cached, UNCACHED_OVER_CACHED, share=SHARE, at_most=False)
 
 
 def test_nothing_else_moves(

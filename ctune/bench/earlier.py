@@ -12,8 +12,23 @@ from pathlib import Path
 from typing import Any
 
 from ctune.bench.parts import plain
-from ctune.bench.result import Part, read_result
+from ctune.bench.result import BenchResult, Part, read_result
 from ctune.errors import UsageError
+
+
+def results_in(variable: str, what: str, preset: str) -> list[BenchResult]:
+    """Results of `what` in the folder that an environment variable names, the newest first; none where it names nothing.
+
+    Raises UsageError when the folder holds no result of it.
+    """
+    folder = os.environ.get(variable)
+    paths = sorted(Path(folder).glob(f"{what}-*.json")) if folder else []
+    if folder and not paths:
+        raise UsageError(
+            f"expected results of {what} in {variable}, found none in {folder}; unset it to measure all"
+        )
+    found = [result for result in map(read_result, paths) if result.preset == preset]
+    return sorted(found, key=lambda result: result.started, reverse=True)
 
 
 class EarlierSeeds:
@@ -23,14 +38,7 @@ class EarlierSeeds:
     """
 
     def __init__(self, what: str, preset: str) -> None:
-        folder = os.environ.get("CTUNE_BENCH_RESULTS")
-        paths = sorted(Path(folder).glob(f"{what}-*.json")) if folder else []
-        if folder and not paths:
-            raise UsageError(
-                f"expected results of {what} in CTUNE_BENCH_RESULTS, found none in {folder}; unset it to measure all"
-            )
-        found = [result for result in map(read_result, paths) if result.preset == preset]
-        self._results = sorted(found, key=lambda result: result.started, reverse=True)
+        self._results = results_in("CTUNE_BENCH_RESULTS", what, preset)
         self.parts: dict[str, Part] = {}
         """What the seeds took that were asked for here and found, by name."""
         self.data: dict[str, str] = {}

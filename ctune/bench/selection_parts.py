@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+from ctune.bench.earlier import results_in
 from ctune.bench.parts import plain
-from ctune.bench.result import BenchResult, Part, read_result
+from ctune.bench.result import BenchResult, Part
 from ctune.errors import UsageError
 
 
@@ -31,14 +31,7 @@ class Earlier:
     """Parts of results in the folder that CTUNE_SELECTION_RESULTS names; none without it. The newest result goes first."""
 
     def __init__(self, preset: str) -> None:
-        folder = os.environ.get("CTUNE_SELECTION_RESULTS")
-        paths = sorted(Path(folder).glob("selection-*.json")) if folder else []
-        if folder and not paths:
-            raise UsageError(
-                f"expected results of selection in CTUNE_SELECTION_RESULTS, found none in {folder}"
-            )
-        found = [result for result in map(read_result, paths) if result.preset == preset]
-        self.results = sorted(found, key=lambda result: result.started, reverse=True)
+        self.results = results_in("CTUNE_SELECTION_RESULTS", "selection", preset)
         self.parts: dict[str, Part] = {}
         """What the parts took that were asked for here and found."""
 
