@@ -65,7 +65,7 @@ def predict(
         bool,
         typer.Option(
             "--flips",
-            help="Also measure how predictions change when mirrored, for `ctune score`; writes probabilities too.",
+            help="Also measure how predictions change when the image is mirrored or moved (importance.flips, importance.shifts), for `ctune score`; writes probabilities too.",
         ),
     ] = False,
     runtime: RuntimeName = "torch",
@@ -96,17 +96,17 @@ def predict(
         cases = found.pool.cases(choice(Split, split, "--split"))
         inputs = pool_inputs(found, [case.id for case in cases])
     digest, config, open_runtime = opened(found, model, runtime, names(classes) or None)
-    flipped = found.config.importance.flips if flips else ()
+    views = found.config.importance.views if flips else ()
     wanted = Wanted(probabilities=probabilities or flips, format=_format(format, labels))
     where = executor_of(executor, address, workers, cores)
     with progress("predict", as_json) as on_progress:
         if where is None and isinstance(place, Path):
             ids, refused = predict_inputs(
-                config, open_runtime(), digest, inputs, place, flips=flipped, wanted=wanted, on_progress=on_progress
+                config, open_runtime(), digest, inputs, place, views=views, wanted=wanted, on_progress=on_progress
             )  # fmt: skip
         else:
             to = place if isinstance(place, CasesAtUrl) else place.resolve()
-            work = Predict(open_runtime, config, digest, to, wanted, flipped)
+            work = Predict(open_runtime, config, digest, to, wanted, views)
             ids, refused = predict_on(where or Local(), work, inputs, on_progress)
     volumes = _volumes(place, ids)
 

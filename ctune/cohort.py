@@ -19,14 +19,14 @@ from ctune.data.prepared import PreparedCase, prepare
 from ctune.errors import DataError, PoolError, UsageError
 from ctune.evaluate import CaseScore, score_mask, write_scores
 from ctune.hybrid import merge
-from ctune.inference.engine import Axis, Job, predict_jobs
+from ctune.inference.engine import Job, predict_jobs
 from ctune.inference.inputs import Input
 from ctune.inference.output import Wanted
 from ctune.inference.runtime import Runtime, TorchRuntime, as_runtime
 from ctune.model.network import Network
 from ctune.postprocess import needed
 from ctune.project import Project
-from ctune.types import HybridAnnotation, Mask, OnProgress, Progress, Source, Split, silent
+from ctune.types import HybridAnnotation, Mask, OnProgress, Progress, Source, Split, View, silent
 
 
 def predict_cases(
@@ -37,7 +37,7 @@ def predict_cases(
     folder: Path,
     *,
     classes: Sequence[str] | None = None,
-    flips: Sequence[Axis] = (),
+    views: Sequence[View] = (),
     wanted: Wanted = Wanted(probabilities=True),
     on_progress: OnProgress = silent,
 ) -> None:
@@ -46,7 +46,7 @@ def predict_cases(
     Raises DataError when cases of the pool cannot be read; the others are predicted.
     """
     _, refused = predict_inputs(
-        project.config, network, model, pool_inputs(project, case_ids), folder, classes=classes, flips=flips, wanted=wanted,
+        project.config, network, model, pool_inputs(project, case_ids), folder, classes=classes, views=views, wanted=wanted,
         on_progress=on_progress,
     )  # fmt: skip
     if refused:
@@ -66,7 +66,7 @@ def predict_inputs(
     folder: Path,
     *,
     classes: Sequence[str] | None = None,
-    flips: Sequence[Axis] = (),
+    views: Sequence[View] = (),
     wanted: Wanted = Wanted(),
     on_progress: OnProgress = silent,
 ) -> tuple[list[str], list[tuple[str, str]]]:
@@ -82,7 +82,7 @@ def predict_inputs(
         )
     jobs = [Job(one.case_id, one.load, folder / one.case_id, one.series) for one in inputs]
     refused = predict_jobs(
-        runtime, jobs, config, model=model, wanted=wanted, flips=flips, on_progress=on_progress
+        runtime, jobs, config, model=model, wanted=wanted, views=views, on_progress=on_progress
     )
     names = {case_id for case_id, _ in refused}
     return [job.case_id for job in jobs if job.case_id not in names], refused

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from ctune.classes import NINE_ORGANS, ClassList, nearest
 from ctune.errors import ConfigError
 from ctune.presets import mr, phantom
+from ctune.types import Axis, View
 
 CONFIG_NAME = "ctune.toml"
 
@@ -204,10 +205,17 @@ class ImportanceConfig(Section):
     """Which cases, and which classes in them, an expert should see first."""
 
     recipe: Literal["ctune", "aa8k"] = "ctune"
-    flips: tuple[Literal["x", "y", "z"], ...] = ("y", "z")
+    flips: tuple[Axis, ...] = ("y", "z")
     """Axes of the network grid (R, A, S) that are flipped for consistency; x would swap left and right organs."""
+    shifts: tuple[tuple[int, int, int], ...] = ()
+    """Voxels of the network grid (R, A, S) by which the image lies elsewhere in its windows, one pass more each: ((8, 8, 8),)."""
     rounds: int = Field(0, ge=0)
     """Of how many earlier rounds the heads take part in the consistency of a round's prediction; they share its base."""
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        """Besides the plain image, what a prediction looks at for consistency."""
+        return (*self.flips, *self.shifts)
 
 
 class Selection(Section):

@@ -27,7 +27,7 @@ from ctune.executors.work import Done, Executor, Work, run_all
 from ctune.export.onnx import OnnxNetwork
 from ctune.importance.pool import Scoring
 from ctune.importance.values import CaseImportance
-from ctune.inference.engine import Axis, Job, predict_jobs
+from ctune.inference.engine import Job, predict_jobs
 from ctune.inference.inputs import Input
 from ctune.inference.output import Wanted
 from ctune.inference.runtime import ArrayRuntime, Runtime, TorchRuntime, as_runtime, versions_of
@@ -39,7 +39,7 @@ from ctune.project import Project
 from ctune.strategy import Material, material_of
 from ctune.subpatches import feature_windows
 from ctune.tune import feature_source
-from ctune.types import OnProgress, Split, silent
+from ctune.types import OnProgress, Split, View, silent
 
 OpenRuntime = Callable[[], Runtime]
 """Loads a network where it is to run; it travels to workers, so it is a function of a module, or a ``partial`` of one."""
@@ -116,7 +116,7 @@ class Predict:
     model: str
     folder: Path | CasesAtUrl
     wanted: Wanted
-    flips: tuple[Axis, ...] = ()
+    views: tuple[View, ...] = ()
     overlap: int = 2
 
     def open(self) -> Callable[[Input], None]:
@@ -127,7 +127,7 @@ class Predict:
             with self._place(one.case_id) as folder:
                 job = Job(one.case_id, one.load, folder, one.series)
                 refused = predict_jobs(
-                    runtime, [job], self.config, model=self.model, wanted=self.wanted, flips=self.flips
+                    runtime, [job], self.config, model=self.model, wanted=self.wanted, views=self.views
                 )
                 if refused:
                     raise DataError(refused[0][1])

@@ -14,12 +14,12 @@ from ctune.data.files import read_json
 from ctune.data.nifti import read_labels, read_mask, read_probabilities
 from ctune.errors import DataError
 from ctune.inference.clock import Clock
-from ctune.inference.engine import Axis, make_ready, predicted_blocks
+from ctune.inference.engine import make_ready, predicted_blocks
 from ctune.inference.runtime import TorchRuntime
 from ctune.model.network import Network
-from ctune.types import Case, Grid, Mask, Prediction
+from ctune.types import Case, Grid, Mask, Prediction, View
 
-__all__ = ["Axis", "masks_of", "predict_case", "read_masks", "read_prediction", "read_volumes"]
+__all__ = ["masks_of", "predict_case", "read_masks", "read_prediction", "read_volumes"]
 
 
 def predict_case(
@@ -29,24 +29,24 @@ def predict_case(
     *,
     model: str,
     classes: Sequence[str] | None = None,
-    flips: Sequence[Axis] = (),
+    views: Sequence[View] = (),
     earlier: Sequence[Network] = (),
 ) -> Prediction:
     """Probabilities of `classes` (all of the network's by default) on the CT's own grid, all in memory.
 
-    `model` is the digest that the prediction carries as its origin. With `flips`, axes of the network grid (R, A, S),
-    the network also sees the mirrored volume once an axis, and `inconsistency` is the population standard deviation
-    over all these members; `probabilities` always come from the unflipped pass alone, so that a prediction does not
-    depend on whether its consistency was asked for. `earlier`: networks of former rounds on the same base, whose heads are
+    `model` is the digest that the prediction carries as its origin. With `views` the network also sees the volume
+    mirrored along axes of its grid (R, A, S), or moved by voxels of it, and `inconsistency` is the population standard
+    deviation over all these members; `probabilities` always come from the plain pass alone, so that a prediction does
+    not depend on whether its consistency was asked for. `earlier`: networks of former rounds on the same base, whose heads are
     members too at the cost of the heads alone. Raises UnknownClassError for a class that the network lacks.
     """
     runtime, clock = TorchRuntime(network, classes, config.inference, earlier), Clock()
     ready = make_ready(lambda: case, config, clock)
     shape = (len(runtime.classes), *case.grid.shape)
     found = {"probability": np.zeros(shape, dtype=np.float32)}
-    if flips or earlier:
+    if views or earlier:
         found["inconsistency"] = np.zeros(shape, dtype=np.float32)
-    for block in predicted_blocks(runtime, ready, config.inference, flips=flips, above=0.0, clock=clock):
+    for block in predicted_blocks(runtime, ready, config.inference, views=views, above=0.0, clock=clock):
         if block.values is not None:
             values = block.values.permute(2, 1, 0).cpu().numpy()
             x, y, z = (

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,10 @@ Probabilities: TypeAlias = npt.NDArray[np.float32]
 """(K, X, Y, Z) float32 in [0, 1], one sigmoid channel a class (classes may overlap)."""
 Affine: TypeAlias = npt.NDArray[np.float64]
 """(4, 4) float64: voxel index -> world millimetres (RAS+)."""
+Axis: TypeAlias = Literal["x", "y", "z"]
+"""Of the network's grid: R, A, S."""
+View: TypeAlias = Axis | tuple[int, int, int]
+"""Another look at an image, for consistency: mirrored along an axis, or moved by voxels of the network's grid."""
 
 UNLABELLED = 255
 """Mask value of a voxel that nobody has judged for this class: it never trains, neither as class nor as background."""
@@ -147,8 +151,8 @@ class Prediction:
     """Per-class probabilities of one case on the CT's own grid.
 
     probabilities: (K, X, Y, Z) float32 in [0, 1], channel k is classes[k].
-    inconsistency: (K, X, Y, Z) float32, population standard deviation over the members of an ensemble (flips or
-    models), or None when there was one member.
+    inconsistency: (K, X, Y, Z) float32, population standard deviation over the members of an ensemble (views, models,
+    or heads of earlier rounds), or None when there was one member.
     network_spacing_mm: of the grid on which the network worked, None where that is not known.
     """
 

@@ -42,9 +42,9 @@ def test_inconsistency_is_the_deviation_over_the_rounds_heads() -> None:
 def test_with_flips_every_view_and_every_round_is_a_member() -> None:
     now = network()
     past = with_other_heads(now, 1)
-    both = predict_case(now, CASE, config(), model="m", flips=("y",), earlier=[past])
-    same = predict_case(now, CASE, config(), model="m", flips=("y",), earlier=[with_other_heads(now, 0)])
-    flipped = predict_case(now, CASE, config(), model="m", flips=("y",))
+    both = predict_case(now, CASE, config(), model="m", views=("y",), earlier=[past])
+    same = predict_case(now, CASE, config(), model="m", views=("y",), earlier=[with_other_heads(now, 0)])
+    flipped = predict_case(now, CASE, config(), model="m", views=("y",))
     # Earlier heads that are equal to the newest change nothing: each member is there twice.
     assert same.inconsistency is not None and np.allclose(
         same.inconsistency, flipped.inconsistency, atol=1e-6

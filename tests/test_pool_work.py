@@ -60,7 +60,7 @@ def files(folder: Path) -> dict[str, bytes]:
 def test_processes_predict_the_bytes_of_one_and_again_nothing(made: Made, tmp_path: Path) -> None:
     found, _, digest = made
     inputs = pool_inputs(found, [case.id for case in found.pool.cases(Split.POOL)])
-    predict_cases(found, network(), digest, [i.case_id for i in inputs], tmp_path / "one", flips=("x",))
+    predict_cases(found, network(), digest, [i.case_id for i in inputs], tmp_path / "one", views=("x",))
     ids, refused = predict_on(Local(2, 1), work(made, tmp_path / "two"), inputs)
     assert (ids, refused) == (["case_0", "case_1", "case_2"], [])
     assert files(tmp_path / "two") == files(tmp_path / "one")

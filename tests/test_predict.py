@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -23,7 +25,7 @@ from ctune.predict import (
     read_masks,
     read_prediction,
 )
-from ctune.types import Case, Grid
+from ctune.types import Case, Grid, View
 
 CONFIG = config(inference={"patch_size": (SIDE, SIDE, SIDE), "overlap": 0.5, "windows_per_batch": 3})
 
@@ -74,7 +76,7 @@ def test_the_same_anatomy_in_another_orientation_gets_the_same_masks_in_the_worl
 def test_consistency_is_the_deviation_over_flips_and_does_not_change_the_prediction() -> None:
     net, small = network(), case((SIDE, SIDE, SIDE))
     plain = predict_case(net, small, CONFIG, model="m")
-    flipped = predict_case(net, small, CONFIG, model="m", flips=("y", "z"))
+    flipped = predict_case(net, small, CONFIG, model="m", views=("y", "z"))
     assert plain.inconsistency is None and np.array_equal(plain.probabilities, flipped.probabilities)
     members = [plain.probabilities]
     for axis in (1, 2):
@@ -84,13 +86,56 @@ def test_consistency_is_the_deviation_over_flips_and_does_not_change_the_predict
     assert np.allclose(flipped.inconsistency, np.std(np.stack(members), axis=0), atol=1e-6)
 
 
+@pytest.mark.parametrize("shift", [(3, 0, 0), (0, -5, 2)])
+@pytest.mark.parametrize("side", [SIDE, SIDE + 9, SIDE - 6])
+def test_a_shift_is_a_member_whose_image_lies_elsewhere_in_its_windows(
+    shift: tuple[int, int, int], side: int
+) -> None:
+    net, plain = network(), case((side, side, side))
+    found = predict_case(net, plain, CONFIG, model="m", views=(shift,))
+    # The same by hand: a volume with zeros in front, as many as it moves, or as bring the windows' grid the other way.
+    missing = max(0, SIDE - side)
+    zeros = [(missing // 2 + d) % SIDE for d in shift]
+    behind = [max(0, SIDE - side - z) for z in zeros]
+    air = CONFIG.preprocessing.window.low  # type: ignore[union-attr]
+    pads = list(zip(zeros, behind, strict=True))
+    moved = Case(
+        "c",
+        np.pad(plain.volume, pads, constant_values=air),
+        Grid(tuple(side + a + b for a, b in pads), plain.grid.affine),
+    )  # type: ignore[arg-type]
+    other = predict_case(net, moved, CONFIG, model="m").probabilities
+    inside = other[(slice(None), *(slice(z, z + side) for z in zeros))]
+    alone = predict_case(net, plain, CONFIG, model="m").probabilities
+    assert np.array_equal(found.probabilities, alone), "the prediction itself is of the image where it is"
+    assert found.inconsistency is not None and found.inconsistency.max() > 0
+    assert np.allclose(found.inconsistency, np.std([alone, inside], axis=0), atol=1e-5)
+
+
+def test_a_prediction_whose_views_were_others_is_made_again(tmp_path: Path) -> None:
+    hu, _ = volume(0)
+    write_volume(tmp_path / "c.nii.gz", hu, GRID)
+    files, out = find_inputs([tmp_path / "c.nii.gz"]), tmp_path / "out"
+    stamp = partial(os.stat, out / "c" / "inconsistency.nii.gz")
+
+    def predicted(*views: View) -> float:
+        predict_inputs(
+            CONFIG, network(), "d" * 64, files, out, views=views, wanted=Wanted(probabilities=True)
+        )
+        return stamp().st_mtime_ns
+
+    first = predicted("z", (2, 0, 0))
+    assert predicted("z", (2, 0, 0)) == first and predicted() == first, "asked for less, or the same"
+    assert predicted("z", (4, 0, 0)) > first
+
+
 def test_on_disk(tmp_path: Path) -> None:
     hu, _ = volume(0)
     write_volume(tmp_path / "c.nii.gz", hu, GRID)
     files, out = [tmp_path / "c.nii.gz"], tmp_path / "out"
     wanted = Wanted(probabilities=True)
-    predict_inputs(CONFIG, network(), "d" * 64, find_inputs(files), out, flips=("z",), wanted=wanted)
-    prediction = predict_case(network(), read_case(files[0], "c"), CONFIG, model="d" * 64, flips=("z",))
+    predict_inputs(CONFIG, network(), "d" * 64, find_inputs(files), out, views=("z",), wanted=wanted)
+    prediction = predict_case(network(), read_case(files[0], "c"), CONFIG, model="d" * 64, views=("z",))
     again = read_prediction(out / "c", GRID)
     assert np.abs(again.probabilities - prediction.probabilities).max() <= 0.5 / 255 + 1e-6
     assert again.inconsistency is not None and prediction.inconsistency is not None

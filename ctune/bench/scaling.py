@@ -199,7 +199,7 @@ def one_round(
     project, names = study.project, study.scale.new[: size.classes]
     ids, digest = sorted(study.truth)[: size.pool], project.open_registry().resolve(reference)
     network = load_model(project.open_registry(), reference, device).network
-    out, place, flips = dict[str, Any](), folder / "predictions", project.config.importance.flips
+    out, place, views = dict[str, Any](), folder / "predictions", project.config.importance.views
 
     def timed(stage: str, function: Any, *arguments: Any, **named: Any) -> Any:
         clock = Clock()
@@ -213,7 +213,7 @@ def one_round(
     for made in (place, maps, project.cache / "features"):
         shutil.rmtree(made, ignore_errors=True)
     classes = network.classes[: size.classes]
-    timed("predict", predict_cases, project, network, digest, ids, place, classes=classes, flips=flips)
+    timed("predict", predict_cases, project, network, digest, ids, place, classes=classes, views=views)
     timed(
         "score",
         score_pool,

@@ -18,17 +18,16 @@ from ctune.expert import truth_of
 from ctune.importance import CaseImportance
 from ctune.importance.judged import judged_volumes
 from ctune.importance.pool import score_pool
-from ctune.inference.engine import Axis
 from ctune.optimise import resolve_device
 from ctune.predict import read_masks
-from ctune.types import OnProgress
+from ctune.types import OnProgress, View
 from ctune.validate import dice_of
 
 RECIPES = ("ctune", "aa8k")
 
 
-def predict_candidates(cohort: Cohort, folder: Path, flips: Sequence[Axis], on_progress: OnProgress) -> float:
-    """Predict the pool with the cohort's model, with `flips` or plainly without; returns the processor seconds."""
+def predict_candidates(cohort: Cohort, folder: Path, views: Sequence[View], on_progress: OnProgress) -> float:
+    """Predict the pool with the cohort's model, with `views` or plainly without; returns the processor seconds."""
     project = cohort.project
     model = load_model(project.open_registry(), cohort.model, resolve_device("cpu"))
     begun = time.process_time()
@@ -38,7 +37,7 @@ def predict_candidates(cohort: Cohort, folder: Path, flips: Sequence[Axis], on_p
         model.digest,
         cohort.candidates,
         folder,
-        flips=flips,
+        views=views,
         on_progress=on_progress,
     )
     return time.process_time() - begun

@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import torch
 
 from ctune.config import Config, Inference
 from ctune.data.exchange import Series
 from ctune.data.files import read_json
-from ctune.data.preprocess import Frame, to_network
+from ctune.data.preprocess import Frame, Triple, to_network
 from ctune.errors import DataError
 from ctune.inference.behind import Behind, ahead
 from ctune.inference.blocks import Block, Inverse, blocks
@@ -27,10 +27,10 @@ from ctune.inference.output import CaseFiles, Outline, Wanted
 from ctune.inference.runtime import Runtime, versions_of
 from ctune.inference.slabs import Slabs
 from ctune.inference.windows import Body, find_body, layout
-from ctune.types import Case, OnProgress, Progress, Volume, silent
+from ctune.types import Case, OnProgress, Progress, View, Volume, silent
 
-Axis: TypeAlias = Literal["x", "y", "z"]
 _AXES = {"x": 0, "y": 1, "z": 2}
+_PLAIN: tuple[int | None, Triple] = (None, (0, 0, 0))
 _AT_ONCE = 96**3
 """Voxels of the windows that run together on a CPU."""
 
@@ -74,25 +74,32 @@ def predicted_blocks(
     ready: Ready,
     settings: Inference,
     *,
-    flips: Sequence[Axis] = (),
+    views: Sequence[View] = (),
     above: float,
     clock: Clock,
 ) -> Iterator[Block]:
-    """Blocks of every class on the CT's grid (``blocks.blocks``); with `flips`, axes of the network's grid, also the
-    inconsistency over the image and its mirror images. Probabilities come from the plain image alone."""
+    """Blocks of every class on the CT's grid (``blocks.blocks``); with `views`, on the network's grid, also the
+    inconsistency over the image and these. Probabilities come from the plain image alone."""
     inverse = Inverse(ready.frame, runtime.device)
     members = [
         Slabs(
             runtime,
             ready.image,
-            layout(ready.image.shape, settings.patch_size, settings.overlap, ready.body, flip),
+            layout(
+                ready.image.shape,
+                settings.patch_size,
+                settings.overlap,
+                ready.body,
+                mirrored=flip,
+                shift=shift,
+            ),
             axis=inverse.axis,
             backwards=inverse.backwards,
             batch=_batch(settings, runtime.device),
             flip=flip,
             clock=clock,
         )
-        for flip in (None, *(_AXES[axis] for axis in flips))
+        for flip, shift in (_PLAIN, *(_flip_and_shift(view) for view in views))
     ]
     return blocks(inverse, members[0], members[1:], len(runtime.classes), above, clock)
 
@@ -104,7 +111,7 @@ def predict_jobs(
     *,
     model: str,
     wanted: Wanted = Wanted(),
-    flips: Sequence[Axis] = (),
+    views: Sequence[View] = (),
     clock: Clock | None = None,
     on_progress: OnProgress = silent,
 ) -> list[tuple[str, str]]:
@@ -114,7 +121,7 @@ def predict_jobs(
     only done here if that run leaves it unfinished.
     """
     clock, refused = clock or Clock(), list[tuple[str, str]]()
-    about, claims = _about(runtime, config, model, wanted, flips), Claims()
+    about, claims = _about(runtime, config, model, wanted, views), Claims()
     done = 0
 
     def over(job: Job) -> None:
@@ -124,7 +131,7 @@ def predict_jobs(
 
     def do(job: Job, ready: Callable[[], Ready]) -> None:
         try:
-            _predict(runtime, ready(), config, job, wanted, flips, about, behind, clock)
+            _predict(runtime, ready(), config, job, wanted, views, about, behind, clock)
             behind(claims.give_back, job.folder)
         except DataError as error:
             refused.append((job.case_id, str(error)))
@@ -189,7 +196,7 @@ def _predict(
     config: Config,
     job: Job,
     wanted: Wanted,
-    flips: Sequence[Axis],
+    views: Sequence[View],
     about: dict[str, Any],
     behind: Behind,
     clock: Clock,
@@ -206,7 +213,7 @@ def _predict(
     files = CaseFiles(job.folder, outline, wanted, behind, clock)
     try:
         for block in predicted_blocks(
-            runtime, ready, config.inference, flips=flips, above=wanted.level(threshold), clock=clock
+            runtime, ready, config.inference, views=views, above=wanted.level(threshold), clock=clock
         ):
             files.take(block)
         files.finish()
@@ -224,6 +231,8 @@ def is_finished(folder: Path, about: dict[str, Any]) -> bool:
     enough = set(about["classes"]) <= set(found["classes"])
     enough &= all(found.get(key, True) or not about[key] for key in ("probabilities", "inconsistency"))
     same = all(found[key] == about[key] for key in ("model", "threshold"))
+    # Who asks for no consistency takes any; one that was measured before views were noted is taken as it is.
+    same &= not about["views"] or found.get("views", about["views"]) == about["views"]
     return bool(enough and same) and all(
         found.get(key, empty) == about[key]
         for key, empty in (("labels", {}), ("postprocess", {}), ("format", ""))
@@ -231,13 +240,14 @@ def is_finished(folder: Path, about: dict[str, Any]) -> bool:
 
 
 def _about(
-    runtime: Runtime, config: Config, model: str, wanted: Wanted, flips: Sequence[Axis]
+    runtime: Runtime, config: Config, model: str, wanted: Wanted, views: Sequence[View]
 ) -> dict[str, Any]:
     return {
         "classes": list(runtime.classes),
         "model": model,
         "threshold": config.inference.threshold,
-        "inconsistency": bool(flips) or versions_of(runtime) > 1,
+        "inconsistency": bool(views) or versions_of(runtime) > 1,
+        "views": [view if isinstance(view, str) else list(view) for view in views],
         "probabilities": wanted.probabilities,
         "labels": {name: k + 1 for k, name in enumerate(runtime.classes)} if wanted.label_map else {},
         "format": str(wanted.foreign or ""),
@@ -247,6 +257,10 @@ def _about(
             if name in runtime.classes
         },
     }
+
+
+def _flip_and_shift(view: View) -> tuple[int | None, Triple]:
+    return (_AXES[view], _PLAIN[1]) if isinstance(view, str) else (None, view)
 
 
 def _batch(settings: Inference, device: torch.device) -> int:

@@ -48,24 +48,31 @@ class Layout:
 
 
 def layout(
-    shape: Triple, size: Triple, overlap: float, body: Body | None = None, mirrored: int | None = None
+    shape: Triple,
+    size: Triple,
+    overlap: float,
+    body: Body | None = None,
+    *,
+    mirrored: int | None = None,
+    shift: Triple = (0, 0, 0),
 ) -> Layout:
     """Windows of `size` over a volume of `shape`; those without any of `body` are not held.
 
     A volume smaller than a window is padded by zeros, half on either side, as MONAI does. mirrored: an axis; the windows
-    are those of the volume mirrored along it, where they lie in the volume as it is.
+    are those of the volume mirrored along it, where they lie in the volume as it is. shift: the volume lies so many voxels
+    an axis further in the windows, zeros before it; less than 0 the other way, with one more window before it.
     """
     missing = [max(0, s - n) for s, n in zip(size, shape, strict=True)]
-    before = [m // 2 for m in missing]
-    padded = [n + m for n, m in zip(shape, missing, strict=True)]
+    before = [(m // 2 + d) % s for m, d, s in zip(missing, shift, size, strict=True)]
+    after = [max(0, s - n - b) for s, n, b in zip(size, shape, before, strict=True)]
+    padded = [b + n + a for b, n, a in zip(before, shape, after, strict=True)]
     corners = window_corners(_triple(padded), size, overlap)
     if mirrored is not None:
-        before[mirrored] = missing[mirrored] - before[mirrored]
+        before[mirrored], after[mirrored] = after[mirrored], before[mirrored]
         corners = [
             _triple([padded[a] - size[a] - c if a == mirrored else c for a, c in enumerate(corner)])
             for corner in corners
         ]
-    after = [m - b for m, b in zip(missing, before, strict=True)]
     held = [c for c in corners if body is None or body.meets(np.subtract(c, before), size)]
     return Layout(shape, size, _triple(before), _triple(after), tuple(corners), tuple(held))
 

@@ -47,18 +47,18 @@ class ByCase:
     def predict(self, cases: Sequence[str], folder: Path) -> None:
         """Raises DataError when cases cannot be read; the others are predicted."""
         project, settings = self.project, self.project.config.importance
-        flips, inference = settings.flips, project.config.inference
+        views, inference = settings.views, project.config.inference
         if self.executor is None:
             model = self.model()
             runtime = with_earlier(model.registry, self.digest, model.network, inference, settings.rounds)
             predict_cases(
-                project, runtime, self.digest, cases, folder, flips=flips, on_progress=self.on_progress
+                project, runtime, self.digest, cases, folder, views=views, on_progress=self.on_progress
             )
             return
         runtimes = partial(
             open_with_earlier, project, self.digest, project.config.device, inference, settings.rounds
         )
-        work = Predict(runtimes, project.config, self.digest, folder, Wanted(probabilities=True), flips)
+        work = Predict(runtimes, project.config, self.digest, folder, Wanted(probabilities=True), views)
         _, refused = predict_on(self.executor, work, pool_inputs(project, cases), self.on_progress)
         if refused:
             raise DataError("; ".join(f"{case_id}: {why}" for case_id, why in refused))

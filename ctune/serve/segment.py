@@ -16,11 +16,11 @@ from ctune.data.files import read_json
 from ctune.data.nifti import read_grid, read_mask
 from ctune.errors import CtuneError, DataError, ImageFileError, UsageError
 from ctune.inference.clock import Clock, Stage
-from ctune.inference.engine import Axis, Job, predict_jobs
+from ctune.inference.engine import Job, predict_jobs
 from ctune.inference.output import Wanted
 from ctune.serve.intake import Limits, Taken, check_reach, check_shape, taken
 from ctune.serve.model import ServedModel, ServedRuntime
-from ctune.types import Case, Mask
+from ctune.types import Case, Mask, View
 
 
 class Output(StrEnum):
@@ -96,7 +96,7 @@ def predicted(
     check: Callable[[], None],
     *,
     wanted: Wanted,
-    flips: Sequence[Axis] = (),
+    views: Sequence[View] = (),
 ) -> Iterator[Predicted]:
     """Predict the CT in `upload`, on its own grid; everything is written below `folder`.
 
@@ -115,7 +115,7 @@ def predicted(
             model.about.config,
             model=model.about.digest,
             wanted=wanted,
-            flips=flips,
+            views=views,
             clock=clock,
         )
         if refused:
