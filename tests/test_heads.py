@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -13,7 +14,7 @@ from ctune.config import BaseConfig, HeadConfig
 from ctune.errors import ModelError, UnknownClassError
 from ctune.model.base import Base, Channels, Features, build_base
 from ctune.model.fingerprint import fingerprint
-from ctune.model.heads import FrozenNorm, PyramidHead, TextHead, build_head
+from ctune.model.heads import FrozenNorm, PyramidHead, PyramidLevel, TextHead, build_head
 
 
 @pytest.fixture(scope="module")
@@ -102,11 +103,11 @@ def test_pyramid_gives_a_crop_what_it_gives_the_whole(base: Base) -> None:
     assert crop.shape[-1] == 20
     torch.testing.assert_close(crop, whole, atol=1e-5, rtol=1e-5)
 
-    class InstanceNorm(torch.nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return functional.instance_norm(x)
+    class InstanceNorm(FrozenNorm):
+        def see(self, x: Callable[[], torch.Tensor]) -> None:
+            self._take(x())
 
-    head.bottom.norm_out = InstanceNorm()  # the norm that was not chosen, and why
+    head.bottom.norm_out = InstanceNorm(head.width)  # the norm that was not chosen, and why
     crop, whole = interior(head, features, 8, 72)
     assert (crop - whole).abs().max() > 1e-3
 
@@ -123,6 +124,31 @@ def test_statistics_are_taken_from_the_first_training_batch_and_never_again() ->
     norm(second)
     assert fingerprint(norm) == mark
     assert torch.equal(norm(first), y) and torch.equal(norm.eval()(first), y)
+
+
+def test_a_level_is_its_layers_one_after_the_other() -> None:
+    random = torch.Generator().manual_seed(0)
+    level = PyramidLevel(5, 4, coarsest=False).train()
+    maps = (torch.randn(2, 2, 6, 8, 4, generator=random), torch.randn(2, 3, 6, 8, 4, generator=random))
+    coarser = torch.randn(2, 4, 3, 4, 2, generator=random)
+    taken = level(maps, coarser)  # the first batch, from which the norms take their statistics
+    with torch.no_grad():
+        for norm in (level.norm_in, level.norm_out):
+            norm.weight.uniform_(0.5, 2, generator=random)
+            norm.bias.uniform_(-1, 1, generator=random)
+
+    def layers() -> torch.Tensor:
+        x = level.norm_in(level.reduce(torch.cat(maps, dim=1)))
+        up = functional.interpolate(coarser, scale_factor=2.0, mode="nearest")
+        return torch.relu(level.norm_out(level.conv(torch.cat((x, up), dim=1))))
+
+    def gradients(y: torch.Tensor) -> list[torch.Tensor]:
+        return list(torch.autograd.grad((y * torch.linspace(-1, 1, 4)).sum(), list(level.parameters())))
+
+    assert taken.shape == layers().shape == (2, 4, 6, 8, 4)
+    torch.testing.assert_close(level(maps, coarser), layers(), atol=1e-5, rtol=1e-5)
+    for mine, theirs in zip(gradients(level(maps, coarser)), gradients(layers()), strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-3, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["text", "pyramid"])
