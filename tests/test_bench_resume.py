@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ctune.bench import forgetting, paper, scaling
+from ctune.bench import forgetting, paper, scaling, speed, study
 from ctune.bench.catalogue import Preset
 from ctune.bench.paper import PROTOCOLS, Protocol
 from ctune.bench.run import run_bench
@@ -52,12 +53,18 @@ def small_scaling(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(scaling, "carried_on", lambda rate: {})
 
 
+def small_speed(patch: pytest.MonkeyPatch) -> None:
+    patch.setitem(speed.SCALES, Preset.SMOKE, replace(TINY, epochs=4, tune_epochs=2))
+    patch.setattr(study, "STEPS_BESIDE", 1)
+
+
 @pytest.mark.parametrize(
     ("what", "small"),
     [
         ("forgetting", small_forgetting),
         ("paper", small_paper),
         ("scaling", small_scaling),
+        ("speed", small_speed),
     ],
 )
 def test_pieces_of_no_length_come_to_an_end(

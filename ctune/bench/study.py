@@ -239,6 +239,7 @@ def seconds_a_step(study: Study, arm: str, device: torch.device) -> dict[str, fl
     measured beside them.
     """
     settings = study.project.config.train
+    settings = settings.model_copy(update={"epochs": max(2, settings.epochs)})
     few = -(-STEPS_BESIDE * settings.batch_size // settings.patches_per_case)
     cases, clock, epochs = study.cases(arm)[:few], Clock(), []
 
