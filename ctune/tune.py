@@ -204,7 +204,7 @@ def _tune_one(
     on_progress: OnProgress,
 ) -> tuple[float, ...]:
     rng = np.random.default_rng([seed, int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")])
-    optimiser = make_optimiser(network.head(name).parameters(), settings)
+    optimiser = make_optimiser(network.head(name).parameters(), settings, fused=True)
     losses: list[float] = []
 
     def logits(features: Features) -> torch.Tensor:

@@ -262,7 +262,7 @@ def test_ctrl_c_ends_a_tuning_and_leaves_nothing(copy: Project) -> None:
     code = (
         "import os, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
         "import ctune.tune as t; plain = t.make_optimiser;"
-        "t.make_optimiser = lambda *w: (os.write(1, b'tuning\\n'), plain(*w))[1];"
+        "t.make_optimiser = lambda *w, **k: (os.write(1, b'tuning\\n'), plain(*w, **k))[1];"
         f"sys.argv = {['ctune', *words]!r}; from cli.main import run; run()"
     )
     process = subprocess.Popen(
