@@ -95,7 +95,7 @@ SCALES = {
     },
     HIPPOCAMPUS: {
         Preset.SMOKE: Scale(6, 8, 2, 2, 6, 1, 1, 1, 2, _PARTS, _PARTS, (8, 16)),
-        Preset.CPU: Scale(16, 40, 6, 20, 10, 8, 3, 4, 2, _PARTS, _PARTS, reuse=1.0, worth_seeds=5),
+        Preset.CPU: Scale(12, 32, 4, 16, 10, 8, 3, 4, 2, _PARTS, _PARTS, reuse=1.0, worth_seeds=5),
     },
 }  # fmt: skip
 
