@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from ctune.bench.regions import Regions, count_regions, error_regions
+from ctune.bench.result import all_results
 from ctune.bench.run import run_bench
-from ctune.bench.selection_cohort import SCALES, make_cohort
+from ctune.bench.selection_cohort import COARSE, HIPPOCAMPUS, PHANTOMS, SCALES, make_cohort
 from ctune.bench.selection_figures import curve, gates, minutes_to, ratios_to_random, summary
 from ctune.bench.selection_finding import ranking
+from ctune.bench.selection_joined import joined
 from ctune.bench.selection_parts import asked
 from ctune.bench.selection_worth import WAYS
 from ctune.errors import UsageError
 from ctune.types import Grid
 
+ROOT = Path(__file__).resolve().parents[1]
 GRID = Grid((20, 12, 12), np.diag([5.0, 5.0, 5.0, 1.0]))
 """A voxel is an eighth of a millilitre."""
 
@@ -220,3 +224,36 @@ def test_rounds_begin_with_the_heads_that_they_tune(tmp_path: Path, monkeypatch:
     assert {base.network.head(n).kind for n in small.revised} == {"text"}
     assert {model.network.head(n).kind for n in small.revised} == {"pyramid"}
     assert model.record.base == base.record.base
+
+
+def test_results_of_different_data_sets_are_told_as_one() -> None:
+    path, older = next(
+        (p, r)
+        for p, r in all_results(ROOT / "benchmarks" / "results")
+        if r.what == "selection" and HIPPOCAMPUS in r.details["seed 0"]  # type: ignore[operator]
+    )
+    rounds: Any = older.details["seed 0"]
+    newer = older.model_copy(
+        update={
+            "started": "2099-01-01T00:00:00+00:00",
+            "seeds": (0, 7),
+            "details": {name: {COARSE: rounds[COARSE]} for name in ("seed 0", "seed 7")},
+            "failures": (f"{HIPPOCAMPUS}: not among those of CTUNE_SELECTION_DATA", "a disk was full"),
+        }
+    )
+    found = joined([older, newer])
+    details: Any = found.details
+    assert set(details["seed 0"]) >= {COARSE, HIPPOCAMPUS, PHANTOMS} and set(details["seed 7"]) == {COARSE}
+    assert found.seeds == tuple(sorted({*older.seeds, 7}))
+    assert (
+        found.measures["minutes_ratio_to_random"]
+        == summary([{COARSE: rounds[COARSE]}], None)["minutes_ratio_to_random"]
+    )
+    assert found.measures["sensitivity"] == older.measures["sensitivity"]
+    assert found.measures["large_case_seconds_ctune"] == older.measures["large_case_seconds_ctune"]
+    assert {gate.figure for gate in found.gates} >= {"sensitivity.ctune", "minutes_ratio_to_random.ctune"}
+    assert "a disk was full" in found.failures and not any(
+        "CTUNE_SELECTION_DATA" in f for f in found.failures
+    )
+    assert [f for f in found.failures if f.startswith(f"{HIPPOCAMPUS}: measured {older.started[:10]}")], path
+    assert joined([newer]).details == newer.details

@@ -39,6 +39,8 @@ class Bench:
     `headlines`: (measure, what it is in words), nested ones as ``measure.part``; a gate on one is called by these words.
     `chapter`, if any, is a ``module:function`` from a ``result.BenchResult`` to a ``tables.Chapter``, what the report tells of it;
     a benchmark without one stands in the table of systems, a row a promise.
+    `joined`, if any, is a ``module:function`` from results of one preset and device, oldest first, to the one that is told of: for a benchmark
+    whose runs may measure parts; by default the one with most seeds, of these the newest.
     `no_gpu`: why there is no preset gpu, where there is none.
     """
 
@@ -49,6 +51,7 @@ class Bench:
     plots: str = ""
     headlines: tuple[tuple[str, str], ...] = ()
     chapter: str = ""
+    joined: str = ""
     no_gpu: str = ""
 
 
@@ -107,6 +110,7 @@ BENCHES = (
             ),
         ),
         chapter="ctune.bench.selection_chapter:tables",
+        joined="ctune.bench.selection_joined:joined",
         no_gpu="it asks which cases and regions are chosen, and a choice is the same wherever the network runs",
     ),
     Bench(

@@ -25,7 +25,7 @@ _ORDER = [str(preset) for preset in Preset]
 
 @dataclass(frozen=True)
 class Run:
-    """One result: of several of a preset on a device, the one with most seeds, of these the newest."""
+    """One result: of several of a preset on a device, the one with most seeds, of these the newest; or what they say together."""
 
     file: str
     result: BenchResult
@@ -88,7 +88,7 @@ class Section:
         return promises_of(self.bench, [run.result for run in self.told])
 
 
-def _called(target: str, result: BenchResult) -> Any:
+def _called(target: str, result: BenchResult | Sequence[BenchResult]) -> Any:
     module, _, attribute = target.partition(":")
     return getattr(importlib.import_module(module), attribute)(result)
 
@@ -103,9 +103,9 @@ def sections(results: Iterable[tuple[Path, BenchResult]]) -> list[Section]:
     place = {name: i for i, name in enumerate(_CHAPTERS)}
     for bench in sorted(BENCHES, key=lambda bench: place.get(bench.name, len(place))):
         groups = found.get(bench.name, {}).values()
-        chosen = [_best(runs) for runs in groups]
+        chosen = [_joined(bench, runs) if bench.joined else _best(runs) for runs in groups]
         chosen.sort(key=lambda run: (_ORDER.index(run.result.preset), run.result.started))
-        others = [run for runs in groups for run in runs if run not in chosen]
+        others = [run for runs in groups for run in runs if run.file not in [one.file for one in chosen]]
         if chosen:
             out.append(Section(bench, chosen, others))
     return out
@@ -115,6 +115,13 @@ def _best(runs: Sequence[Run]) -> Run:
     """Most seeds; of these the last: a run of one seed does not hide three that broke a bound."""
     most = max(len(run.result.seeds) for run in runs)
     return [run for run in runs if len(run.result.seeds) == most][-1]
+
+
+def _joined(bench: Bench, runs: Sequence[Run]) -> Run:
+    """What all of them say together, under the name of the newest; the files stand behind it."""
+    return (
+        runs[0] if len(runs) == 1 else Run(runs[-1].file, _called(bench.joined, [run.result for run in runs]))
+    )
 
 
 def on_accelerator(found: Sequence[Section]) -> bool:

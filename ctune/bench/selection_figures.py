@@ -48,7 +48,12 @@ def of_data_set(found: Sequence[Found]) -> dict[str, Any]:
     }
     scoring = {r: sum(_recipe(one, r)["cpu_seconds"] for one in found) for r in RECIPES}
     flipped, plain = (
-        sum(one["predicting"][name] for one in found) for name in ("cpu_seconds", "plain_cpu_seconds")
+        sum(one["predicting"].get(name, 0.0) for one in found)
+        for name in ("cpu_seconds", "plain_cpu_seconds")
+    )
+    # Older results predicted in one way alone.
+    over_plain = (
+        {"scoring_over_plain_prediction_time": {r: s / plain for r, s in scoring.items()}} if plain else {}
     )
     return {
         "sensitivity": {recipe: all_.sensitivity for recipe, all_ in regions.items()},
@@ -59,7 +64,7 @@ def of_data_set(found: Sequence[Found]) -> dict[str, Any]:
             name: mean(r["worst_tenth_in_first_fifth"] or 0.0 for r in rows) for name, rows in orders.items()
         },
         "scoring_over_prediction_time": {r: spent / flipped for r, spent in scoring.items()},
-        "scoring_over_plain_prediction_time": {r: spent / plain for r, spent in scoring.items()},
+        **over_plain,
     }
 
 

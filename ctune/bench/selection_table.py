@@ -13,6 +13,7 @@ from ctune.bench.result import BenchResult, all_results
 from ctune.bench.run import RESULTS
 from ctune.bench.selection_cohort import COARSE, HIPPOCAMPUS
 from ctune.bench.selection_figures import ENDS, mean_curve
+from ctune.bench.selection_joined import joined
 from ctune.bench.selection_worth import WAYS
 from ctune.data.files import write_atomically
 from ctune.errors import DataError
@@ -31,7 +32,7 @@ _ROWS = (
 
 
 def newest(folder: Path = RESULTS, preset: str = "cpu") -> tuple[Path, BenchResult]:
-    """The newest result of selection. Raises DataError where there is none."""
+    """The newest result of selection, with what older ones alone have measured. Raises DataError where there is none."""
     found = [
         (path, one) for path, one in all_results(folder) if (one.what, one.preset) == ("selection", preset)
     ]
@@ -39,15 +40,16 @@ def newest(folder: Path = RESULTS, preset: str = "cpu") -> tuple[Path, BenchResu
         raise DataError(
             f"expected a result of selection in {folder}, found none; run `ctune bench selection`"
         )
-    return found[-1]
+    return found[-1][0], joined([one for _, one in found])
 
 
 def table(name: str, result: BenchResult) -> str:
     """Both parts in Markdown: what was found before any round, and Dice against minutes. name: of the result's file."""
     measures: Mapping[str, Any] = result.measures
     sides = [(data, way) for data in ("", ENDS[HIPPOCAMPUS]) for way in ("ctune", "aa8k")]
+    older = "".join(f" {text}." for text in result.failures if ": measured " in text)
     lines = [
-        f"{len(result.seeds)} seeds, `{name}`.\n",
+        f"{len(result.seeds)} seeds, `{name}`.{older}\n",
         "| | promised | phantoms, `ctune` | phantoms, published recipe | hippocampus, `ctune` | hippocampus, published recipe |",
         "|---|---|---|---|---|---|",
     ]

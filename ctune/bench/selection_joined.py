@@ -1,0 +1,57 @@
+"""Results of selection that measured different data sets, told as one: five seeds of each take hours, and each has its day."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ctune.bench.catalogue import Preset
+from ctune.bench.result import BenchResult
+
+
+def joined(results: Sequence[BenchResult]) -> BenchResult:
+    """The last of `results` (of one preset and device, oldest first), and of each data set that it did not measure what the last did
+    that has it; `failures` says which are older. Measures and gates are computed anew from all of them.
+    """
+    # Imported here: with it comes what reads cohorts, which a list of results does not need.
+    from ctune.bench.selection import LARGE
+    from ctune.bench.selection_figures import ENDS, gates, summary
+
+    newest = results[-1]
+    details, said = dict[str, Any](), list[str]()
+    for name in (*ENDS, LARGE):
+        found = next((one for one in reversed(results) if any(_seeds_of(one, name))), None)
+        if found is None:
+            continue
+        for seed, value in _seeds_of(found, name):
+            details.setdefault(seed, {})[name] = value
+        if found is not newest:
+            said.append(f"{name}: measured {found.started[:10]}, commit {', '.join(found.commits)}")
+    large = details.pop(LARGE, {}).get(LARGE)
+    details = dict(sorted(details.items()))
+    measures = summary(list(details.values()), large)
+    lacking = [
+        text for text in newest.failures if text.split(":")[0] not in [one.split(":")[0] for one in said]
+    ]
+    return newest.model_copy(
+        update={
+            "seeds": tuple(sorted({seed for one in results for seed in one.seeds})),
+            "measures": measures,
+            "details": {**details, **({"large": large} if large else {})},
+            "gates": tuple(gates(measures, Preset(newest.preset))),
+            "failures": (*lacking, *said),
+        }
+    )
+
+
+def _seeds_of(result: BenchResult, data: str) -> Iterator[tuple[str, Any]]:
+    """(seed, what was found) of one data set; the large case is no seed's."""
+    from ctune.bench.selection import LARGE
+
+    if data == LARGE:
+        if "large" in result.details:
+            yield LARGE, result.details["large"]
+        return
+    for name, value in result.details.items():
+        if name.startswith("seed ") and isinstance(value, dict) and data in value:
+            yield name, value[data]
