@@ -16,6 +16,7 @@ from ctune.bench.run import run_bench
 from ctune.bench.scaling import Plan
 from ctune.bench.scaling_model import Round
 from ctune.bench.study import Scale
+from ctune.config import Config
 from ctune.errors import BenchPausedError
 
 TINY = Scale(
@@ -56,6 +57,13 @@ def small_scaling(patch: pytest.MonkeyPatch) -> None:
 def small_speed(patch: pytest.MonkeyPatch) -> None:
     patch.setitem(speed.SCALES, Preset.SMOKE, replace(TINY, epochs=4, tune_epochs=2))
     patch.setattr(study, "STEPS_BESIDE", 1)
+    plain = speed.config_of
+
+    def small(preset: str, seed: int) -> Config:
+        config = plain(preset, seed)
+        return config.model_copy(update={"base": config.base.model_copy(update={"channels": (2, 4)})})
+
+    patch.setattr(speed, "config_of", small)
 
 
 @pytest.mark.parametrize(
