@@ -1,27 +1,26 @@
 """What brings tuned heads nearer to full training with everything annotated: more revised cases, or more steps.
 
-``python benchmarks/growth.py SEED_FOLDER CASESxEPOCHS ...`` tunes fresh pyramid heads of the new classes on the base of a seed of
-``ctune bench speed --preset cpu --work WORK`` (``WORK/speed-.../seed-K``), from so many revised cases in so many epochs, and
-prints a line of JSON each: steps a class, processor seconds, mean Dice of each new class on the test cases. One process, one core.
+``python benchmarks/growth.py WORK/seed-K CASESxEPOCHS ...``, as in ``seed-0 12x3 50x3``, tunes fresh pyramid heads of the new classes on the
+base that ``ctune bench speed --preset cpu`` has for seed K, from so many revised cases in so many epochs, and prints a line of JSON each:
+steps a class, processor seconds, mean Dice of each new class on the test cases. Cohort and base are made in the folder (half an
+hour) unless they are there, from an unfinished run of the benchmark or from here. One process, one core.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 
 from ctune.bench.catalogue import Preset
 from ctune.bench.speed import SCALES, config_of
-from ctune.bench.study import Study, make_study, means, score_tests
-from ctune.model.base import build_base
+from ctune.bench.study import Study, full_training, make_study, means, score_tests
 from ctune.model.heads import build_head
-from ctune.model.network import Network
 from ctune.tune import tune_heads
 from ctune.types import Split, silent
 
@@ -40,12 +39,9 @@ def main(folder: Path, sizes: list[tuple[int, int]]) -> None:
 def measure(study: Study, folder: Path, count: int, epochs: int, cache: Path) -> dict[str, object]:
     """Tune and score once. The first cases are those that the benchmark itself revised."""
     config, scale = study.project.config, study.scale
-    base = build_base(config.base, study.seed)
-    old = {n: build_head(n, config.heads.kind, base, study.seed, config.heads) for n in scale.old}
-    network = Network(base, old)
-    network.load_state_dict(load_file(folder / "base" / "network.safetensors"))
+    network = full_training(study, "base", folder / "base", CPU, silent)
     for name in scale.new:
-        network.set_head(name, build_head(name, "pyramid", base, study.seed, config.heads))
+        network.set_head(name, build_head(name, "pyramid", network.base, study.seed, config.heads))
     others = [c.id for c in study.project.pool.cases(Split.POOL) if c.id not in study.revised]
     cases = [study.prepared(case_id, scale.classes) for case_id in [*study.revised, *others][:count]]
     begun = time.process_time()
@@ -75,4 +71,9 @@ def measure(study: Study, folder: Path, count: int, epochs: int, cache: Path) ->
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(Path(sys.argv[1]), [(int(c), int(e)) for c, e in (size.split("x") for size in sys.argv[2:])])
+    place, *sizes = sys.argv[1:] or [""]
+    if not re.fullmatch(r"seed-\d+", Path(place).name) or not all(re.fullmatch(r"\d+x\d+", s) for s in sizes):
+        sys.exit(
+            f"expected a folder seed-K and sizes as 12x3 (cases x epochs), got {sys.argv[1:]}; see the head of this file"
+        )
+    main(Path(place), [(int(c), int(e)) for c, e in (size.split("x") for size in sizes)])

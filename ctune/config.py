@@ -209,6 +209,16 @@ class ImportanceConfig(Section):
     """Axes of the network grid (R, A, S) that are flipped for consistency; x would swap left and right organs."""
     shifts: tuple[tuple[int, int, int], ...] = ()
     """Voxels of the network grid (R, A, S) by which the image lies elsewhere in its windows, one pass more each: ((8, 8, 8),)."""
+
+    @field_validator("shifts")
+    @classmethod
+    def _elsewhere(cls, shifts: tuple[tuple[int, int, int], ...]) -> tuple[tuple[int, int, int], ...]:
+        if (0, 0, 0) in shifts:
+            raise ValueError(
+                "expected shifts by at least a voxel, got (0, 0, 0), which is the plain image again"
+            )
+        return shifts
+
     rounds: int = Field(0, ge=0)
     """Of how many earlier rounds the heads take part in the consistency of a round's prediction; they share its base."""
 

@@ -257,3 +257,15 @@ def test_results_of_different_data_sets_are_told_as_one() -> None:
     )
     assert [f for f in found.failures if f.startswith(f"{HIPPOCAMPUS}: measured {older.started[:10]}")], path
     assert joined([newer]).details == newer.details
+    # A later run of fewer seeds of a data set does not hide the one of more.
+    one = newer.model_copy(
+        update={
+            "started": "2099-02-01T00:00:00+00:00",
+            "seeds": (7,),
+            "details": {"seed 7": {COARSE: rounds[COARSE]}},
+        }
+    )
+    assert [name for name, by in dict(joined([older, newer, one]).details).items() if COARSE in by] == [
+        "seed 0",
+        "seed 7",
+    ]  # type: ignore[operator]

@@ -10,8 +10,8 @@ from ctune.bench.result import BenchResult
 
 
 def joined(results: Sequence[BenchResult]) -> BenchResult:
-    """The last of `results` (of one preset and device, oldest first), and of each data set that it did not measure what the last did
-    that has it; `failures` says which are older. Measures and gates are computed anew from all of them.
+    """The last of `results` (of one preset and device, oldest first), with each data set from the result that has most seeds of it, of
+    these the last: one seed does not hide five. `failures` says which are older. Measures and gates are computed anew.
     """
     # Imported here: with it comes what reads cohorts, which a list of results does not need.
     from ctune.bench.selection import LARGE
@@ -20,12 +20,11 @@ def joined(results: Sequence[BenchResult]) -> BenchResult:
     newest = results[-1]
     details, said = dict[str, Any](), list[str]()
     for name in (*ENDS, LARGE):
-        found = next((one for one in reversed(results) if any(_seeds_of(one, name))), None)
-        if found is None:
-            continue
-        for seed, value in _seeds_of(found, name):
+        found = max(reversed(results), key=lambda one: len(list(_seeds_of(one, name))))
+        measured = dict(_seeds_of(found, name))
+        for seed, value in measured.items():
             details.setdefault(seed, {})[name] = value
-        if found is not newest:
+        if measured and found is not newest:
             said.append(f"{name}: measured {found.started[:10]}, commit {', '.join(found.commits)}")
     large = details.pop(LARGE, {}).get(LARGE)
     details = dict(sorted(details.items()))
@@ -35,7 +34,7 @@ def joined(results: Sequence[BenchResult]) -> BenchResult:
     ]
     return newest.model_copy(
         update={
-            "seeds": tuple(sorted({seed for one in results for seed in one.seeds})),
+            "seeds": tuple(sorted(int(name.removeprefix("seed ")) for name in details)),
             "measures": measures,
             "details": {**details, **({"large": large} if large else {})},
             "gates": tuple(gates(measures, Preset(newest.preset))),

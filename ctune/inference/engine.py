@@ -231,8 +231,9 @@ def is_finished(folder: Path, about: dict[str, Any]) -> bool:
     enough = set(about["classes"]) <= set(found["classes"])
     enough &= all(found.get(key, True) or not about[key] for key in ("probabilities", "inconsistency"))
     same = all(found[key] == about[key] for key in ("model", "threshold"))
-    # Who asks for no consistency takes any; one that was measured before views were noted is taken as it is.
-    same &= not about["views"] or found.get("views", about["views"]) == about["views"]
+    # Who asks for no consistency takes any. Before views were noted there were mirror images alone, which are taken as they are.
+    mirrored = [view for view in about["views"] if isinstance(view, str)]
+    same &= not about["views"] or found.get("views", mirrored) == about["views"]
     return bool(enough and same) and all(
         found.get(key, empty) == about[key]
         for key, empty in (("labels", {}), ("postprocess", {}), ("format", ""))
