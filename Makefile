@@ -7,6 +7,8 @@ PIP_ARGS ?=
 PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 CONTAINER ?= docker
 BIN = $(VENV)/bin
+# Modules are compiled when they are first imported; most never are, and this halves the time of setting up.
+PIP = $(BIN)/python -m pip install -q --no-compile $(PIP_ARGS) -c constraints.txt
 READY = $(VENV)/.ctune-ready
 
 .DEFAULT_GOAL = help
@@ -21,8 +23,8 @@ setup: $(READY)  ## Make the environment in .venv
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "expected Python 3.11 or newer, got %s; set PYTHON=" % sys.version.split()[0])'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt torch
-	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e '.[$(EXTRAS)]'
+	$(PIP) torch
+	$(PIP) -e '.[$(EXTRAS)]'
 	@touch $@
 
 demo: $(READY)  ## Run the whole loop on phantoms, with a report to look at
@@ -32,11 +34,11 @@ test: $(READY)  ## Run the tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 scale-test: $(READY)  ## Run a pool on a real Ray cluster in network namespaces (root, iproute2, PostgreSQL)
-	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e '.[$(EXTRAS),scale-test]'
+	$(PIP) -e '.[$(EXTRAS),scale-test]'
 	CTUNE_SCALE=1 $(BIN)/python -m pytest tests/test_executors.py tests/test_shared_pool.py tests/test_registry_postgres.py tests/test_recipes.py tests/test_scale.py tests/test_scale_train.py tests/test_scale_strangers.py
 
 scale-bench: $(READY)  ## Measure what handing out cases costs, on such a cluster of two workers of four cores
-	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e '.[$(EXTRAS),scale-test]'
+	$(PIP) -e '.[$(EXTRAS),scale-test]'
 	$(BIN)/python tests/small_cluster.py 4 $(BIN)/ctune bench executors --preset cpu --seeds 0
 
 check: $(READY)  ## Lint, formatting and types

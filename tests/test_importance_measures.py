@@ -13,7 +13,7 @@ from scipy import ndimage
 from ctune.config import ImportanceConfig
 from ctune.errors import DataError
 from ctune.importance import Usual, aa8k, doubt, mutual_information, score_case, usual_volumes
-from ctune.importance.crops import claimed_twice, crop, levels
+from ctune.importance.crops import claimed_twice, crop, histogram, levels
 from ctune.importance.measures import CUBE, fragments, share
 from ctune.importance.morphology import dilated, eroded, opened
 from ctune.importance.own import FLOOR
@@ -238,3 +238,12 @@ def test_an_absent_class_scores_as_it_is_usual() -> None:
     )
     assert alone.score == 0.0 < missed.score and missed.reason.startswith("spleen: not found")
     assert missed.expected_ml > 10.0 and missed.minutes > alone.minutes
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 4), (3, 5, 7), (64, 64, 64), (127, 129, 131)])
+def test_levels_are_counted_in_pairs_as_one_by_one(shape: tuple[int, int, int]) -> None:
+    """Of few and of many, of an even number and of an odd one, in whatever order they lie in memory."""
+    values = np.random.default_rng(3).integers(0, 256, shape, dtype=np.uint8)
+    expected = np.bincount(values.ravel(), minlength=256)
+    assert np.array_equal(histogram(values), expected)
+    assert np.array_equal(histogram(np.asfortranarray(values)), expected)

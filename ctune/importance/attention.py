@@ -78,13 +78,14 @@ def doubt_map(found: Sequence[Crop], grid: Grid) -> Levels:
 
 def _heat(error: Levels, spread: Levels | None, attended: Booleans) -> Levels:
     """Twice the doubt, at least 1, where attended; 255 is an even chance. error, attended: (Z, Y, X)."""
-    heat = np.minimum(error, 115 if spread is not None else 127)
+    out = np.zeros_like(error)
+    heat = np.minimum(error[attended], 115 if spread is not None else 127)
     heat *= np.uint8(2)
     if spread is not None:
-        heat += spread.T // np.uint8(_TENTH // 2)
+        heat += spread.T[attended] // np.uint8(_TENTH // 2)
     np.maximum(heat, 1, out=heat)
-    heat *= attended
-    return heat
+    out[attended] = heat
+    return out
 
 
 def _window(grid: Grid, sizes: tuple[int, int, int]) -> list[int]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ctune.importance.attention import attention
-from ctune.importance.crops import Booleans, Crop, Levels, claimed_twice
+from ctune.importance.crops import Booleans, Crop, Levels, claimed_twice, histogram
 from ctune.importance.measures import binary_entropy, doubt, fragments, mutual_information, share
 from ctune.importance.plausibility import (
     Usual,
@@ -45,28 +46,31 @@ def score_classes(
     found: Sequence[Crop], grid: Grid, threshold: float, pool: Pool
 ) -> Iterator[tuple[ClassImportance, Levels]]:
     """Each class's importance and its attention in its box, one class after the other. No attention depends on the pool."""
-    masks = [one.p > threshold * 255.0 for one in found]
+    # Of whole numbers: above the threshold is above the whole number below it, and bytes are compared ten times as fast.
+    level = math.floor(threshold * 255.0)
+    masks = [one.p > level for one in found]
     middles = [_middle(one, mask, grid) for one, mask in zip(found, masks, strict=True)]
     places = {one.name: middle for one, middle in zip(found, middles, strict=True)}
     for one, mask, crowded in zip(found, masks, claimed_twice(masks, found, grid), strict=True):
         strayed = _strayed(one, mask, grid, places)
         yield (
-            in_pool(one.name, _measured(one, mask, crowded, strayed, grid), pool),
+            in_pool(one.name, _measured(one, level, mask, crowded, strayed, grid), pool),
             attention(one, mask, crowded | strayed, grid),
         )
 
 
-def _measured(one: Crop, mask: Booleans, crowded: Booleans, strayed: Booleans, grid: Grid) -> ClassImportance:
-    """What the voxels say; ``in_pool`` adds what depends on the rest of the pool."""
-    ml = grid.voxel_ml
-    # A plane at a time: bincount makes eight bytes of every value.
-    counts = sum((np.bincount(plane.ravel(), minlength=256) for plane in one.p.T), np.zeros(256))
-    volume, soft = float(mask.sum()) * ml, float(counts @ _LEVELS) * ml
-    inside = float(one.p.T[mask.T].sum(dtype=np.int64)) / 255.0 * ml
+def _measured(
+    one: Crop, level: int, mask: Booleans, crowded: Booleans, strayed: Booleans, grid: Grid
+) -> ClassImportance:
+    """What the voxels say; ``in_pool`` adds what depends on the rest of the pool. level: the mask is what lies above it."""
+    ml, counts = grid.voxel_ml, histogram(one.p)
+    above = counts[level + 1 :]
+    volume, soft = float(above.sum()) * ml, float(counts @ _LEVELS) * ml
+    inside = float(above @ np.arange(level + 1, 256)) / 255.0 * ml
     uncertain = float(counts @ _ENTROPY) * ml
     # The standard deviation of values in [0, 1] is at most 1/2.
     inconsistent = 0.0 if one.spread is None else float(one.spread.sum(dtype=np.int64)) * 2 / 255.0 * ml
-    overlapping, side = float(crowded.sum()) * ml, float(strayed.sum()) * ml
+    overlapping, side = np.count_nonzero(crowded) * ml, np.count_nonzero(strayed) * ml
     components, outside = fragments(mask, grid, one.network_mm)
     measures = {
         "doubt": doubt(inside, volume, soft),
