@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from ctune.bench.catalogue import Preset
-from ctune.bench.speed import SCALES, config_of
+from ctune.bench.speed.protocol import SCALES, config_of
 from ctune.bench.study import Study, full_training, make_study, means, score_tests
 from ctune.model.heads import build_head
 from ctune.tune import tune_heads

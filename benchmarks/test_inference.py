@@ -14,7 +14,7 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from ctune.bench.pipelines import PIPELINES
+from ctune.bench.inference.pipelines import PIPELINES
 from ctune.classes import NINE_ORGANS
 from ctune.config import BaseConfig, preset
 from ctune.data.phantom import write_cohort

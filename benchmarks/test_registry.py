@@ -13,8 +13,8 @@ from statistics import quantiles
 
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from ctune.bench.registry import BOUNDS, HEAD_BYTES, Size, registering
-from ctune.bench.registry_models import ALIAS, fill, model_name, register_base, register_head, weights
+from ctune.bench.registry.models import ALIAS, fill, model_name, register_base, register_head, weights
+from ctune.bench.registry.protocol import BOUNDS, HEAD_BYTES, Size, registering
 from ctune.types import silent
 from registry import Registry
 

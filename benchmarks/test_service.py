@@ -15,7 +15,7 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from ctune.bench.service_process import REFERENCE, make_registry
+from ctune.bench.service.process import REFERENCE, make_registry
 from ctune.data.nifti import read_case
 from ctune.data.phantom import write_cohort
 from ctune.inference.engine import Job, predict_jobs

@@ -13,7 +13,7 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from ctune.bench.training import CTUNE, PLAIN, Scale, compare, summary
+from ctune.bench.training.protocol import CTUNE, PLAIN, Scale, compare, summary
 from ctune.data.phantom import write_cohort
 
 SCALE = Scale(4, 6, "small", "phantom", {})

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from ctune.bench import speed
 from ctune.bench.catalogue import Preset
+from ctune.bench.speed import protocol as speed
 from ctune.bench.study import Scale, Study, curve, full_training, make_study, means
 from ctune.compositions import Tuned, register_model
 from ctune.types import silent
@@ -39,7 +39,7 @@ def make_base(work: Path) -> Study:
 
 
 def tune(study: Study, way: str, **changes: Any) -> dict[str, Any]:
-    """One way of continual tuning (``ctune.bench.speed.ARMS``): its seconds, its Dice, what moved of the old classes."""
+    """One way of continual tuning (``ctune.bench.speed.protocol.ARMS``): its seconds, its Dice, what moved of the old classes."""
     old: dict[str, dict[str, float | None]] = {name: {} for name in SCALE.old}
     return speed.continual(study, way, {**speed.ARMS[way], **changes}, CPU, old, silent)
 

@@ -94,7 +94,7 @@ def not_learning() -> None:
 
 def flattering_dice() -> None:
     """Dice is taken for Jaccard's index and turned into Dice once more: every figure is higher than it is."""
-    speed = importlib.import_module("ctune.bench.speed")
+    speed = importlib.import_module("ctune.bench.speed.protocol")
     plain = speed.score_tests
 
     def turned(*words: Any) -> Any:
@@ -129,7 +129,7 @@ def slow_training() -> None:
 def slow_patches() -> None:
     """Patches are drawn when they are needed, and each is drawn from a disk that takes its time."""
     _train_with(prefetch=0)
-    training = importlib.import_module("ctune.bench.training")
+    training = importlib.import_module("ctune.bench.training.protocol")
     slowly = (
         "import sys, time; from ctune.optimise import PatchBatches as P; draw = P.draw\n"
         "P.draw = lambda *words: (time.sleep(0.3), draw(*words))[1]\n"
@@ -138,7 +138,7 @@ def slow_patches() -> None:
 
 
 def _train_with(**changes: Any) -> None:
-    training = importlib.import_module("ctune.bench.training")
+    training = importlib.import_module("ctune.bench.training.protocol")
     plain = training.config_of
 
     def worse(*words: Any) -> Any:

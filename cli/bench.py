@@ -134,7 +134,7 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Turn all results into a page of tables and a page with plots that needs nothing else."""
-    from ctune.bench.report import write_pages
+    from ctune.bench.report.pages import write_pages
 
     found = write_pages(results, markdown, html)
     runs = {section.bench.name: [run.file for run in section.runs] for section in found}

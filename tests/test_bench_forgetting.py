@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from ctune.bench import forgetting, forgetting_plots
 from ctune.bench.catalogue import Preset
-from ctune.bench.forgetting_figures import gates, max_case_drop, summary, way_figures
-from ctune.bench.plots import Lines
-from ctune.bench.rivals import Pace, Task, find_rivals
-from ctune.bench.rounds import read_stage
+from ctune.bench.forgetting import plots as forgetting_plots
+from ctune.bench.forgetting import protocol as forgetting
+from ctune.bench.forgetting.figures import gates, max_case_drop, summary, way_figures
+from ctune.bench.forgetting.rivals import Pace, Task, find_rivals
+from ctune.bench.forgetting.rounds import read_stage
+from ctune.bench.report.plots import Lines
 from ctune.bench.study import Scale
 from ctune.config import BaseConfig, Optimisation, preset
 from ctune.data.prepared import PreparedCase

@@ -10,7 +10,8 @@ import pytest
 from small_network import GRID, config, network, volume
 
 from ctune.bench.catalogue import Preset
-from ctune.bench.inference import (
+from ctune.bench.inference.pipelines import load_network, save_network
+from ctune.bench.inference.protocol import (
     ALL_THREADS,
     STAGES,
     agreement,
@@ -20,7 +21,6 @@ from ctune.bench.inference import (
     onnx_difference,
     summary,
 )
-from ctune.bench.pipelines import load_network, save_network
 from ctune.classes import NINE_ORGANS
 from ctune.data.nifti import read_mask, write_mask, write_volume
 from ctune.errors import GateError

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ctune.bench import paper, paper_plots, paper_tables
 from ctune.bench.catalogue import Preset
-from ctune.bench.paper import PROTOCOLS, Protocol
+from ctune.bench.paper import plots as paper_plots
+from ctune.bench.paper import protocol as paper
+from ctune.bench.paper import tables as paper_tables
+from ctune.bench.paper.protocol import PROTOCOLS, Protocol
 from ctune.bench.study import Scale
 from ctune.classes import NEW_FOUR, NINE_ORGANS, OLD_FIVE
 from ctune.types import Source, silent

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from ctune.bench import mlflow
-from ctune.bench import registry as bench
-from ctune.bench.registry import BOUNDS, SIZES, Size, gates, registering, spread
-from ctune.bench.registry_models import ALIAS, fill, model_name, weights
+from ctune.bench.registry import protocol as bench
+from ctune.bench.registry.models import ALIAS, fill, model_name, weights
+from ctune.bench.registry.protocol import BOUNDS, SIZES, Size, gates, mlflow, registering, spread
 from ctune.types import Progress, silent
 from registry import HeadRecord, Registry
 from registry.weights import check_weights

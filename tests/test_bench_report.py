@@ -14,12 +14,13 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
-from ctune.bench import inference_plots, speed_plots
-from ctune.bench.plots import Bar, Bars, Lines, Plot, Series, draw_plot, with_common_axes
-from ctune.bench.report import write_pages
-from ctune.bench.report_markdown import markdown
+from ctune.bench.inference import plots as inference_plots
+from ctune.bench.report.markdown import markdown
+from ctune.bench.report.pages import write_pages
+from ctune.bench.report.plots import Bar, Bars, Lines, Plot, Series, draw_plot, with_common_axes
+from ctune.bench.report.sections import NO_ACCELERATOR, sections
 from ctune.bench.result import Attempt, BenchResult, Gate, all_results, write_result
-from ctune.bench.sections import NO_ACCELERATOR, sections
+from ctune.bench.speed import plots as speed_plots
 from ctune.errors import UsageError
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -9,12 +9,16 @@ from typing import Any
 
 import pytest
 
-from ctune.bench import forgetting, paper, scaling, speed, study
+from ctune.bench import study
 from ctune.bench.catalogue import Preset
-from ctune.bench.paper import PROTOCOLS, Protocol
+from ctune.bench.forgetting import protocol as forgetting
+from ctune.bench.paper import protocol as paper
+from ctune.bench.paper.protocol import PROTOCOLS, Protocol
 from ctune.bench.run import run_bench
-from ctune.bench.scaling import Plan
-from ctune.bench.scaling_model import Round
+from ctune.bench.scaling import protocol as scaling
+from ctune.bench.scaling.model import Round
+from ctune.bench.scaling.protocol import Plan
+from ctune.bench.speed import protocol as speed
 from ctune.bench.study import Scale
 from ctune.config import Config
 from ctune.errors import BenchPausedError

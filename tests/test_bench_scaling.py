@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from ctune.bench import scaling, scaling_plots
 from ctune.bench.catalogue import Preset
 from ctune.bench.result import all_results
-from ctune.bench.scaling import Plan
-from ctune.bench.scaling_costs import GPU_HOUR, costs, table
-from ctune.bench.scaling_model import (
+from ctune.bench.scaling import plots as scaling_plots
+from ctune.bench.scaling import protocol as scaling
+from ctune.bench.scaling.costs import GPU_HOUR, costs, table
+from ctune.bench.scaling.model import (
     ASSUMED,
     Counted,
     Round,
@@ -25,6 +25,7 @@ from ctune.bench.scaling_model import (
     rate_of,
     seconds_of,
 )
+from ctune.bench.scaling.protocol import Plan
 from ctune.config import BaseConfig, Config
 from ctune.config import preset as settings_of
 from ctune.types import silent

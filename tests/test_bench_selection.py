@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from ctune.bench.regions import Regions, count_regions, error_regions
 from ctune.bench.result import all_results
 from ctune.bench.run import run_bench
-from ctune.bench.selection_cohort import COARSE, HIPPOCAMPUS, PHANTOMS, SCALES, make_cohort
-from ctune.bench.selection_figures import curve, gates, minutes_to, ratios_to_random, summary
-from ctune.bench.selection_finding import ranking
-from ctune.bench.selection_joined import joined
-from ctune.bench.selection_parts import asked
-from ctune.bench.selection_worth import WAYS
+from ctune.bench.selection.cohort import COARSE, HIPPOCAMPUS, PHANTOMS, SCALES, make_cohort
+from ctune.bench.selection.figures import curve, gates, minutes_to, ratios_to_random, summary
+from ctune.bench.selection.finding import ranking
+from ctune.bench.selection.joined import joined
+from ctune.bench.selection.parts import asked
+from ctune.bench.selection.regions import Regions, count_regions, error_regions
+from ctune.bench.selection.worth import WAYS
 from ctune.errors import UsageError
 from ctune.types import Grid
 
@@ -190,7 +190,7 @@ def test_the_smallest_run_goes_from_cohort_to_figures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few = {name: WAYS[name] for name in ("random", "ctune")}
-    monkeypatch.setattr("ctune.bench.selection_worth.WAYS", few)
+    monkeypatch.setattr("ctune.bench.selection.worth.WAYS", few)
     result, path = run_bench("selection", "smoke", out=tmp_path)
     document = result.document()
     for figure in ("sensitivity", "precision", "minutes_ratio_to_random"):
@@ -205,7 +205,7 @@ def test_the_smallest_run_goes_from_cohort_to_figures(
 
     # Another run takes the parts of this one: nothing is measured again.
     monkeypatch.setenv("CTUNE_SELECTION_RESULTS", str(tmp_path))
-    monkeypatch.setattr("ctune.bench.selection.one", None)
+    monkeypatch.setattr("ctune.bench.selection.protocol.one", None)
     merged, _ = run_bench("selection", "smoke", out=tmp_path / "merged")
     assert merged.details == result.details and merged.data == result.data
     assert merged.parts == result.parts and merged.seconds >= sum(p.seconds for p in result.parts.values())

@@ -12,8 +12,8 @@ from starlette.testclient import TestClient
 
 from ctune.bench.catalogue import Preset
 from ctune.bench.result import check_gates
-from ctune.bench.service_figures import gates, summary
-from ctune.bench.service_inputs import bad_inputs
+from ctune.bench.service.figures import gates, summary
+from ctune.bench.service.inputs import bad_inputs
 from ctune.errors import GateError
 from ctune.serve.app import build_app
 from ctune.serve.model import load

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from ctune.bench import run, speed
+from ctune.bench import run
 from ctune.bench.catalogue import Preset
 from ctune.bench.earlier import EarlierSeeds
+from ctune.bench.speed import protocol as speed
 from ctune.bench.study import Clock, Scale, means
 from ctune.errors import UsageError
 from ctune.types import Progress

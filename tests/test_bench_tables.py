@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 from test_bench_report import result, speed_seed
 
-from ctune.bench import paper_chapter, paper_tables, speed_chapter
 from ctune.bench.catalogue import find_bench
-from ctune.bench.promises import promise_table, promises_of
+from ctune.bench.paper import chapter as paper_chapter
+from ctune.bench.paper import tables as paper_tables
+from ctune.bench.report.promises import promise_table, promises_of
+from ctune.bench.report.tables import Chapter, Table, by_case, mean_dice
 from ctune.bench.result import Gate
-from ctune.bench.tables import Chapter, Table, by_case, mean_dice
+from ctune.bench.speed import chapter as speed_chapter
 from ctune.classes import NEW_FOUR, NINE_ORGANS, OLD_FIVE
 
 
@@ -173,7 +175,7 @@ def test_promises_count_the_seeds_that_are_behind_them() -> None:
 
 
 def test_rivals_of_a_short_budget_are_said_to_have_had_one() -> None:
-    from ctune.bench.forgetting_chapter import short_budget
+    from ctune.bench.forgetting.chapter import short_budget
 
     (said,) = short_budget({"bwt": 0.0})
     assert "not even fine-tuning learns" in said

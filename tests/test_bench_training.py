@@ -8,12 +8,23 @@ from typing import Any
 import pytest
 import torch
 
-from ctune.bench import training
 from ctune.bench.catalogue import Preset, find_bench
 from ctune.bench.result import check_gates
 from ctune.bench.run import run_bench
-from ctune.bench.training import CTUNE, LOADED, PLAIN, SCALES, WAYS, Scale, _Way, config_of, gates, summary
-from ctune.bench.training_plots import plots
+from ctune.bench.training import protocol as training
+from ctune.bench.training.plots import plots
+from ctune.bench.training.protocol import (
+    CTUNE,
+    LOADED,
+    PLAIN,
+    SCALES,
+    WAYS,
+    Scale,
+    _Way,
+    config_of,
+    gates,
+    summary,
+)
 from ctune.data.phantom import write_cohort
 from ctune.errors import BenchPausedError, GateError
 
@@ -103,4 +114,4 @@ def test_a_way_that_fails_says_why(tmp_path: Path) -> None:
 
 
 def test_it_is_in_the_catalogue() -> None:
-    assert find_bench("training").plots == "ctune.bench.training_plots:plots"
+    assert find_bench("training").plots == "ctune.bench.training.plots:plots"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ctune.bench.selection_table import newest, table, with_table
+from ctune.bench.selection.table import newest, table, with_table
 from ctune.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -17,7 +17,7 @@ def test_the_page_has_the_numbers_of_the_newest_result() -> None:
     path, result = newest(ROOT / "benchmarks" / "results")
     page = PAGE.read_text(encoding="utf-8")
     assert with_table(page, table(path.name, result)) == page, (
-        'run python -c "from ctune.bench.selection_table import rewrite; rewrite()"'
+        'run python -c "from ctune.bench.selection.table import rewrite; rewrite()"'
     )
 
 

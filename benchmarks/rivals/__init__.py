@@ -3,10 +3,10 @@
 All train every weight of one network (``trainable = "all"``) with the optimiser, patches and loss of the new class of plain
 fine-tuning, and differ in one thing each. Classes here overlap and each has a sigmoid of its own, where the papers have one
 softmax with a background: what that changes, and every other deviation, stands at the head of each method. What they get and
-return: ``ctune.bench.rivals``.
+return: ``ctune.bench.forgetting.rivals``.
 """
 
-from ctune.bench.rivals import Rival
+from ctune.bench.forgetting.rivals import Rival
 
 from .ewc import ewc
 from .finetune import background, finetune

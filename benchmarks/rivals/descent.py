@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from ctune.bench.rivals import Task
+from ctune.bench.forgetting.rivals import Task
 from ctune.data.prepared import PreparedCase
 from ctune.losses import masked_dice_bce
 from ctune.model.base import Features

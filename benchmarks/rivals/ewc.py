@@ -17,7 +17,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from ctune.bench.rivals import State, Task
+from ctune.bench.forgetting.rivals import State, Task
 from ctune.losses import masked_dice_bce
 from ctune.model.base import Features
 from ctune.model.network import Network
@@ -32,7 +32,7 @@ PATCHES = 12
 
 
 def ewc(network: Network, task: Task, state: State) -> State:
-    """See ``ctune.bench.rivals.Learn``. The state is the sum of the Fisher diagonals so far."""
+    """See ``ctune.bench.forgetting.rivals.Learn``. The state is the sum of the Fisher diagonals so far."""
     network.to(task.device)
     total = fisher(network, task)
     for name, before in state.items():

@@ -10,20 +10,20 @@ from dataclasses import replace
 
 import numpy as np
 
-from ctune.bench.rivals import State, Task
+from ctune.bench.forgetting.rivals import State, Task
 from ctune.model.network import Network
 
 from .descent import descend
 
 
 def finetune(network: Network, task: Task, state: State) -> State:
-    """See ``ctune.bench.rivals.Learn``."""
+    """See ``ctune.bench.forgetting.rivals.Learn``."""
     descend(network, task, task.cases, (task.new,))
     return {}
 
 
 def background(network: Network, task: Task, state: State) -> State:
-    """See ``ctune.bench.rivals.Learn``."""
+    """See ``ctune.bench.forgetting.rivals.Learn``."""
     empty = [
         replace(case, labels={**{n: np.zeros(case.image.shape, np.uint8) for n in task.old}, **case.labels})
         for case in task.cases

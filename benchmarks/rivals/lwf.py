@@ -16,7 +16,7 @@ import copy
 import torch
 from torch.nn import functional
 
-from ctune.bench.rivals import State, Task
+from ctune.bench.forgetting.rivals import State, Task
 from ctune.losses import masked_dice_bce
 from ctune.model.base import Features
 from ctune.model.network import Network
@@ -30,7 +30,7 @@ WARM = 0.2
 
 
 def lwf(network: Network, task: Task, state: State) -> State:
-    """See ``ctune.bench.rivals.Learn``."""
+    """See ``ctune.bench.forgetting.rivals.Learn``."""
     teacher = copy.deepcopy(network).to(task.device).eval()
 
     def loss(image: torch.Tensor, target: torch.Tensor, features: Features) -> torch.Tensor:

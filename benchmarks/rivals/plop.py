@@ -23,7 +23,7 @@ import math
 import torch
 from torch.nn import functional
 
-from ctune.bench.rivals import State, Task
+from ctune.bench.forgetting.rivals import State, Task
 from ctune.losses import pair_losses
 from ctune.model.base import Features
 from ctune.model.network import Network
@@ -41,7 +41,7 @@ BINS = 100
 
 
 def plop(network: Network, task: Task, state: State) -> State:
-    """See ``ctune.bench.rivals.Learn``."""
+    """See ``ctune.bench.forgetting.rivals.Learn``."""
     teacher = copy.deepcopy(network).to(task.device).eval()
     bounds = medians(teacher, task)
     schedule = math.sqrt(len(task.old) + 1)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ctune.bench.rivals import State, Task
+from ctune.bench.forgetting.rivals import State, Task
 from ctune.model.network import Network
 
 from .descent import descend
@@ -22,7 +22,7 @@ EXEMPLARS = 4
 
 
 def rehearsal(network: Network, task: Task, state: State) -> State:
-    """See ``ctune.bench.rivals.Learn``."""
+    """See ``ctune.bench.forgetting.rivals.Learn``."""
     kept = []
     for number, cases in enumerate(task.earlier):
         # The same cases in every round: what was not kept is gone.

@@ -65,27 +65,27 @@ _TUNING = (
 BENCHES = (
     Bench(
         "speed",
-        "ctune.bench.speed:run",
+        "ctune.bench.speed.protocol:run",
         "Continual tuning against full training on the same annotations: seconds, steps, Dice.",
-        plots="ctune.bench.speed_plots:plots",
+        plots="ctune.bench.speed.plots:plots",
         headlines=_TUNING,
-        chapter="ctune.bench.speed_chapter:tables",
+        chapter="ctune.bench.speed.chapter:tables",
     ),
     Bench(
         "hippocampus",
-        "ctune.bench.speed:run_hippocampus",
+        "ctune.bench.speed.protocol:run_hippocampus",
         "The same on real MR images of the hippocampus: a base of one part, the other added from 12 cases.",
         (Preset.SMOKE, Preset.CPU),
-        "ctune.bench.speed_plots:plots",
+        "ctune.bench.speed.plots:plots",
         _TUNING,
-        chapter="ctune.bench.speed_chapter:tables",
+        chapter="ctune.bench.speed.chapter:tables",
         no_gpu="its images of 35 x 50 x 35 voxels and its small network leave an accelerator idle",
     ),
     Bench(
         "training",
-        "ctune.bench.training:run",
+        "ctune.bench.training.protocol:run",
         "Full training against the same network in a plain MONAI loop, epoch by epoch in turns: steps a second, memory.",
-        plots="ctune.bench.training_plots:plots",
+        plots="ctune.bench.training.plots:plots",
         headlines=(
             (
                 "time_ratio_monai_over_ctune",
@@ -96,10 +96,10 @@ BENCHES = (
     ),
     Bench(
         "selection",
-        "ctune.bench.selection:run",
+        "ctune.bench.selection.protocol:run",
         "What importance is worth: error regions found, the order of the queue, Dice against the expert's minutes.",
         (Preset.SMOKE, Preset.CPU),
-        "ctune.bench.selection_plots:plots",
+        "ctune.bench.selection.plots:plots",
         (
             ("sensitivity.ctune", "share of the error regions that attention finds"),
             ("precision.ctune", "share of the attended regions that hold one"),
@@ -109,28 +109,28 @@ BENCHES = (
                 "expert minutes to the Dice that random choice ends with, over its minutes",
             ),
         ),
-        chapter="ctune.bench.selection_chapter:tables",
-        joined="ctune.bench.selection_joined:joined",
+        chapter="ctune.bench.selection.chapter:tables",
+        joined="ctune.bench.selection.joined:joined",
         no_gpu="it asks which cases and regions are chosen, and a choice is the same wherever the network runs",
     ),
     Bench(
         "forgetting",
-        "ctune.bench.forgetting:run",
+        "ctune.bench.forgetting.protocol:run",
         "Five rounds that add one class each: what is lost of the others, by continual tuning and by rivals.",
-        plots="ctune.bench.forgetting_plots:plots",
+        plots="ctune.bench.forgetting.plots:plots",
         headlines=(
             ("bwt", "backward transfer of continual tuning over five rounds"),
             ("max_case_drop", "largest fall of one class in one case since it was learnt"),
             ("acc", "mean Dice of nine classes after five rounds, continual tuning"),
             ("acc_by_way.LwF", "the same by learning without forgetting"),
         ),
-        chapter="ctune.bench.forgetting_chapter:tables",
+        chapter="ctune.bench.forgetting.chapter:tables",
     ),
     Bench(
         "paper",
-        "ctune.bench.paper:run",
+        "ctune.bench.paper.protocol:run",
         "The paper's protocol on phantoms: two backbones, both settings, every way of tuning, two rounds.",
-        plots="ctune.bench.paper_plots:plots",
+        plots="ctune.bench.paper.plots:plots",
         headlines=(
             (
                 "dice.table 2.hybrid, heads.new four",
@@ -138,25 +138,25 @@ BENCHES = (
             ),
             ("dice.table 2.full, all.new four", "the same by full data through all weights"),
         ),
-        chapter="ctune.bench.paper_chapter:tables",
+        chapter="ctune.bench.paper.chapter:tables",
     ),
     Bench(
         "scaling",
-        "ctune.bench.scaling:run",
+        "ctune.bench.scaling.protocol:run",
         "What a round costs against pool, revised cases, classes and rounds; 8,448 CTs carried on by a model.",
-        plots="ctune.bench.scaling_plots:plots",
+        plots="ctune.bench.scaling.plots:plots",
         headlines=(
             ("abdomenatlas_hours_on_h200.1", "hours of a round over 8,448 CTs on one H200, modelled"),
             ("largest_relative_error", "largest relative error of the line on rounds that it did not see"),
         ),
-        chapter="ctune.bench.scaling_chapter:tables",
+        chapter="ctune.bench.scaling.chapter:tables",
     ),
     Bench(
         "registry",
-        "ctune.bench.registry:run",
+        "ctune.bench.registry.protocol:run",
         "How fast ten thousand versions are found, listed, shown and registered, beside plain writes and MLflow.",
         (Preset.SMOKE, Preset.CPU),
-        "ctune.bench.registry_plots:plots",
+        "ctune.bench.registry.plots:plots",
         (
             ("resolve_ms", "milliseconds to resolve a reference"),
             ("register_ratio_to_plain_write", "time to register a head of 2 MiB over that of a plain write"),
@@ -176,9 +176,9 @@ BENCHES = (
     ),
     Bench(
         "inference",
-        "ctune.bench.inference:run",
+        "ctune.bench.inference.protocol:run",
         "One CT from file to masks against a plain MONAI pipeline: seconds by stage, peak memory.",
-        plots="ctune.bench.inference_plots:plots",
+        plots="ctune.bench.inference.plots:plots",
         headlines=(
             (
                 "speedup_over_monai",
@@ -191,7 +191,7 @@ BENCHES = (
     ),
     Bench(
         "service",
-        "ctune.bench.service:run",
+        "ctune.bench.service.protocol:run",
         "The service over HTTP: ready, overhead, parallel clients, memory, hot swap, a kill, bad inputs.",
         (Preset.SMOKE, Preset.CPU),
         headlines=(
@@ -204,7 +204,7 @@ BENCHES = (
     ),
     Bench(
         "review",
-        "ctune.bench.review:run",
+        "ctune.bench.review.protocol:run",
         "The review page in Chromium without a GPU: first picture, brush to screen, saving.",
         (Preset.SMOKE, Preset.CPU),
         headlines=(
@@ -223,7 +223,7 @@ def find_bench(name: str) -> Bench:
     """A benchmark by name. Raises UsageError with the known ones.
 
     >>> find_bench("registry").target
-    'ctune.bench.registry:run'
+    'ctune.bench.registry.protocol:run'
     """
     for bench in BENCHES:
         if bench.name == name:

@@ -1,0 +1,1 @@
+"""Rounds that add one class each: what is lost of the others, beside rivals."""

@@ -1,0 +1,1 @@
+"""One CT from file to masks, beside a plain MONAI pipeline."""

@@ -1,0 +1,199 @@
+"""The paper's two tables by organ, published and ours of each backbone, round by round, and what differs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from statistics import mean
+from typing import Any
+
+from ctune.bench.paper.tables import BY_ORGAN, GROUPS, against_full
+from ctune.bench.report.tables import (
+    Chapter,
+    Table,
+    Tile,
+    difference,
+    mean_dice,
+    organ,
+    ranged,
+    seed_count,
+    seeds_of,
+    short,
+    signed,
+    spread,
+)
+from ctune.bench.result import BenchResult
+from ctune.classes import NEW_FOUR, NINE_ORGANS, OLD_FIVE
+
+TITLES = {
+    "table 1": "Table 1 of the paper: the base knows nine organs, four of them from bad annotations",
+    "table 2": "Table 2 of the paper: the base never saw four of the nine organs",
+}
+BACKBONES = {"unet_small": "U-Net", "unet": "U-Net", "swin_unetr": "Swin UNETR"}
+_FIRST = ("unet_small", "unet")
+POOR = 0.6
+"""Mean Dice of the old organs before any round below which a base is too poor to conclude anything from its rounds."""
+
+
+def tables(result: BenchResult) -> Chapter:
+    """Every way after each round; ways that gave the same figures stand in one row."""
+    seeds, scales = seeds_of(result), scales_of(result)
+    # A result has its backbones in the order of their names; the U-Net, whose base is the better one on a CPU, stands first.
+    seeds = [
+        {name: seed[name] for name in sorted(seed, key=lambda n: (n not in _FIRST, n))} for seed in seeds
+    ]
+    main = next(iter(seeds[0]))
+    found = against_full(seeds, main)
+    shown = [by_organ(seeds, backbone, setting) for setting in TITLES for backbone in seeds[0]]
+    short_, tiles = list[str](), list[Tile]()
+    if second := found.get("table 2"):
+        words = f"Dice of {len(NEW_FOUR)} organs that the base never saw: heads from hybrid data less all weights from full data"
+        tiles.append(Tile(signed(second["mean"]), words, f"95 % [{short(second['low'])}, {short(second['high'])}], n = {second['cases']}"))  # fmt: skip
+    both = "; ".join(f"{setting}: {found[setting]['said']}" for setting in TITLES if setting in found)
+    if both:
+        head = f"The paper's tables on phantoms, {BACKBONES[main]}, hybrid data through heads less full data through all weights"
+        short_ = [f"{head}, four revised organs: {both}."]
+    return Chapter(
+        "The paper's tables",
+        short_,
+        said(seeds, found, scales),
+        tiles,
+        [*shown, compared(found, seeds), differs(seeds, scales, result)],
+    )
+
+
+def scales_of(result: BenchResult) -> Mapping[str, Mapping[str, Any]]:
+    """{backbone: its sizes} as the result says; else those of its preset."""
+    if "scales" in result.details:
+        return dict(result.details["scales"])  # type: ignore[arg-type]
+    # Imported here: with it comes torch, which a page does not need otherwise.
+    from ctune.bench.paper.protocol import PROTOCOLS
+
+    return {n: asdict(s) for n, s in PROTOCOLS[result.preset].scales.items()}  # type: ignore[index]
+
+
+def by_organ(seeds: Sequence[Any], backbone: str, setting: str) -> Table:
+    """Rows: what was published of this backbone, and ours; columns: organs and the means of both groups."""
+    printed = published_of(setting, backbone)
+    rows = [[f"published: {way}", *(short(dice[n]) for n in NINE_ORGANS),
+             *(short(mean(dice[n] for n in group)) for group in GROUPS.values())]
+            for way, dice in printed.items()]  # fmt: skip
+    cells = [seed[backbone][setting] for seed in seeds]
+    rows.append(_row("ours: before", [cell["before"] for cell in cells]))
+    for ways, name in alike(cells).items():
+        for number in range(len(cells[0][ways[0]])):
+            rows.append(
+                _row(f"ours: {name}, round {number + 1}", [cell[ways[0]][number]["dice"] for cell in cells])
+            )
+    tests = len(next(iter(cells[0]["before"].values())))
+    theirs = "" if printed else f" The paper prints no {BACKBONES[backbone]} here."
+    caption = (
+        f"Dice on {tests} phantoms that no training saw, {seed_count(len(seeds))}: mean, and lowest to highest of the seeds. Revised are "
+        f"{', '.join(map(organ, NEW_FOUR))}.{theirs}"
+    )
+    columns = ["", *map(organ, NINE_ORGANS), *(f"mean of the {group}" for group in GROUPS)]
+    return Table(f"{TITLES[setting]}. {BACKBONES[backbone]}", columns, rows, caption)
+
+
+def published_of(setting: str, backbone: str) -> Mapping[str, Mapping[str, float]]:
+    """{way: {organ: Dice}} that the paper prints for this backbone in this setting; empty where it prints none."""
+    if BACKBONES[backbone] == "Swin UNETR":
+        return BY_ORGAN[setting]
+    return BY_ORGAN.get(f"{setting}, unet", {})
+
+
+def alike(cells: Sequence[Mapping[str, Any]]) -> dict[tuple[str, ...], str]:
+    """{ways that gave the same Dice in every seed and round: their name}."""
+    kinds = [way for way in cells[0] if way != "before"]
+    order = sorted(kinds, key=lambda way: (way.endswith("all"), _DATA.index(way.partition(",")[0])))
+    groups: list[list[str]] = []
+    for way in order:
+        for group in groups:
+            if all(_dice(cell[group[0]]) == _dice(cell[way]) for cell in cells):
+                group.append(way)
+                break
+        else:
+            groups.append([way])
+    return {
+        tuple(group): f"{' or '.join(way.partition(',')[0] for way in group)}, {group[0].partition(', ')[2]}"
+        for group in groups
+    }
+
+
+_DATA = ("revised-only", "hybrid", "full")
+
+
+def _dice(rounds: Sequence[Mapping[str, Any]]) -> list[Any]:
+    return [one["dice"] for one in rounds]
+
+
+def _row(name: str, dice: Sequence[Mapping[str, Mapping[str, float | None]]]) -> list[str]:
+    known = [spread([mean_dice(d, [n]) for d in dice]) if n in dice[0] else "no head" for n in NINE_ORGANS]
+    return [name, *known, *(spread([mean_dice(d, names) for d in dice]) for names in GROUPS.values())]
+
+
+def compared(found: Mapping[str, Mapping[str, Any]], seeds: Sequence[Any]) -> Table:
+    """Every setting and backbone beside each other."""
+    rows = [[_spelled(name, seeds), difference(one), str(one["cases"]), one["said"].partition(" (")[0]] for name, one in found.items()]  # fmt: skip
+    one = next(iter(found.values()))
+    caption = (
+        f"Four revised organs after the last round: difference of Dice, 95 % bootstrap interval over cases and seeds, p of Wilcoxon's "
+        f"signed ranks by Holm over all {one['family']}, the trainings as given; margin {one['margin']:g}."
+    )
+    return Table("Hybrid data through heads less full data through all weights", ["", "difference", "cases", "said"], rows, caption)  # fmt: skip
+
+
+def _spelled(key: str, seeds: Sequence[Any]) -> str:
+    """A key of ``tables.key_of`` in words; where no backbone is named it is the first."""
+    setting, _, backbone = key.partition(", ")
+    return f"{setting[:1].upper()}{setting[1:]}, {BACKBONES[backbone or next(iter(seeds[0]))]}"
+
+
+def said(
+    seeds: Sequence[Any], found: Mapping[str, Mapping[str, Any]], scales: Mapping[str, Any]
+) -> list[str]:
+    """What may be concluded, and what may not."""
+    out = [f"{_spelled(name, seeds)}: {one['said']}." for name, one in found.items()]
+    cells = [seed[backbone][setting] for seed in seeds for backbone in seed for setting in TITLES]
+    both = [(cell["revised-only, heads"], cell["hybrid, heads"]) for cell in cells if {"revised-only, heads", "hybrid, heads"} <= set(cell)]  # fmt: skip
+    if both and all(_dice(a) == _dice(b) for a, b in both):
+        out.append(
+            'Through heads "hybrid" and "revised-only" are the same to the last digit: a head trains on the revised cases of its '
+            "class alone, and hybrid annotation adds only other classes to them, which have heads of their own."
+        )
+    for backbone in seeds[0]:
+        before = [mean(mean_dice(seed[backbone][s]["before"], OLD_FIVE) for seed in seeds) for s in TITLES]
+        if min(before) < POOR:
+            cases = f", trained on {scales[backbone]['cases']} cases," if backbone in scales else ""
+            out.append(
+                f"The {BACKBONES[backbone]} base{cases} is too poor to conclude anything from it: {' and '.join(map(short, before))} on the "
+                "old five organs before any round. Training all weights goes on training that base, heads cannot."
+            )
+    return out
+
+
+def differs(seeds: Sequence[Any], scales: Mapping[str, Mapping[str, Any]], result: BenchResult) -> Table:
+    """What one has to know before laying our figures beside the published ones."""
+    rows, names = [], [name for name in seeds[0] if name in scales]
+    for words, key, theirs in _PUBLISHED_SIZES:
+        rows.append([words, theirs, *(str(scales[name][key]) for name in names)])
+    for setting in TITLES:
+        for way in ("hybrid, heads", "full, all"):
+            counts = [[sum(r["steps"] for r in seed[name][setting][way]) for seed in seeds if way in seed[name][setting]] for name in names]  # fmt: skip
+            rows.append([f"steps of both rounds, {setting}, {way}", "not said", *(ranged(c) if c else "not measured" for c in counts)])  # fmt: skip
+    rows.append(["seeds", "not said", *[str(len(seeds))] * len(names)])
+    return Table(
+        "What differs",
+        ["", "published", *(f"ours, {BACKBONES[name]}" for name in names)],
+        rows,
+        f"And further: {result.details.get('differs', '')}.",
+    )
+
+
+_PUBLISHED_SIZES = (
+    ("training cases", "cases", "table 2: 200 CTs; table 1: 14 data sets"),
+    ("revised cases in two rounds", "revised", "stomach 11, aorta 12, postcava 6, gall bladder 1"),
+    ("test cases", "tests", "not said"),
+    ("epochs of the base", "epochs", "250"),
+    ("epochs of a tuning", "tune_epochs", "100"),
+)

@@ -1,0 +1,1 @@
+"""The registry of ten thousand versions, beside plain writes and MLflow."""

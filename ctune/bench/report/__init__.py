@@ -1,0 +1,1 @@
+"""The pages of all results: what is told of them, and how it is written."""

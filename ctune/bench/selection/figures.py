@@ -1,0 +1,191 @@
+"""The figures of the benchmark of selection: plain names are phantoms', ``..._coarse`` and ``..._hippocampus`` the same of theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import mean
+from typing import Any
+
+import numpy as np
+
+from ctune.bench.catalogue import Preset
+from ctune.bench.result import Gate
+from ctune.bench.selection.cohort import COARSE, HIPPOCAMPUS, PHANTOMS
+from ctune.bench.selection.finding import RECIPES, mean_of, ranking
+from ctune.bench.selection.regions import Regions
+
+ENDS = {PHANTOMS: "", COARSE: "_coarse", HIPPOCAMPUS: "_hippocampus"}
+"""What follows the name of a figure, for each data set."""
+
+Found = Mapping[str, Any]
+Point = tuple[float, float]
+
+
+def summary(seeds: Sequence[Mapping[str, Found]], large: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The measures over all seeds; those of a large case where it was measured."""
+    out: dict[str, Any] = {}
+    for data, end in ENDS.items():
+        found = [seed[data] for seed in seeds if data in seed]
+        if found:
+            out |= {f"{name}{end}": value for name, value in of_data_set(found).items()}
+            worth = _worth([one["worth"] for one in found if one["worth"]])
+            # Rounds are run on one of the two kinds of phantoms.
+            out |= {f"{name}{'' if data == COARSE else end}": value for name, value in worth.items()}
+    for recipe in RECIPES if large else ():
+        assert large is not None
+        out[f"large_case_seconds_{recipe}"] = large[recipe]["seconds"]
+        out[f"large_case_peak_mb_{recipe}"] = large[recipe]["peak_mb"]
+    return out
+
+
+def of_data_set(found: Sequence[Found]) -> dict[str, Any]:
+    """Regions are counted over all seeds together; ranks and shares are means over the seeds."""
+    regions = {recipe: sum((regions_of(one, recipe) for one in found), Regions()) for recipe in RECIPES}
+    orders = {
+        "ctune": [ranking(_recipe(one, "ctune")["score"], _dice(one)) for one in found],
+        "aa8k": [ranking(_recipe(one, "aa8k")["score"], _dice(one)) for one in found],
+        "entropy": [ranking(_recipe(one, "ctune")["entropy"], _dice(one)) for one in found],
+    }
+    scoring = {r: sum(_recipe(one, r)["cpu_seconds"] for one in found) for r in RECIPES}
+    flipped, plain = (
+        sum(one["predicting"].get(name, 0.0) for one in found)
+        for name in ("cpu_seconds", "plain_cpu_seconds")
+    )
+    # Older results predicted in one way alone.
+    over_plain = (
+        {"scoring_over_plain_prediction_time": {r: s / plain for r, s in scoring.items()}} if plain else {}
+    )
+    return {
+        "sensitivity": {recipe: all_.sensitivity for recipe, all_ in regions.items()},
+        "precision": {recipe: all_.precision for recipe, all_ in regions.items()},
+        "attention_over_error_volume": {recipe: all_.volume_ratio for recipe, all_ in regions.items()},
+        "spearman": {name: mean(r["spearman"] or 0.0 for r in rows) for name, rows in orders.items()},
+        "worst_tenth_in_first_fifth": {
+            name: mean(r["worst_tenth_in_first_fifth"] or 0.0 for r in rows) for name, rows in orders.items()
+        },
+        "scoring_over_prediction_time": {r: spent / flipped for r, spent in scoring.items()},
+        **over_plain,
+    }
+
+
+def regions_of(one: Found, recipe: str) -> Regions:
+    """All classes of one seed together."""
+    return sum((Regions(**counts) for counts in _recipe(one, recipe)["regions"].values()), Regions())
+
+
+def _recipe(one: Found, recipe: str) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = one["finding"]["recipes"][recipe]
+    return found
+
+
+def _dice(one: Found) -> Mapping[str, Mapping[str, float | None]]:
+    found: Mapping[str, Mapping[str, float | None]] = one["finding"]["dice"]
+    return found
+
+
+def _worth(seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    if not seeds:
+        return {}
+    curves = {way: mean_curve([seed[way] for seed in seeds]) for way in seeds[0]}
+    by_seed = [ratios_to_random({way: curve(found) for way, found in seed.items()}) for seed in seeds]
+    return {
+        "minutes_ratio_to_random": ratios_to_random(curves),
+        "minutes_ratio_to_random_by_seed": {way: [one[way] for one in by_seed] for way in curves},
+        "first_dice": curves["random"][0][1],
+        "final_dice": {way: points[-1][1] for way, points in curves.items()},
+        "final_minutes": {way: points[-1][0] for way, points in curves.items()},
+    }
+
+
+def ratios_to_random(curves: Mapping[str, Sequence[Point]]) -> dict[str, float | None]:
+    """{way: its minutes to the Dice with which random choice ends, over random's}; None where it never comes there.
+
+    None for every way where random choice ends no higher than it began: there is nothing to reach.
+
+    >>> ratios_to_random({"random": [(0.0, 0.5), (20.0, 0.7)], "ctune": [(0.0, 0.5), (10.0, 0.7)]})
+    {'random': 1.0, 'ctune': 0.5}
+    """
+    (_, first), (spent, goal) = curves["random"][0], curves["random"][-1]
+    reached = {way: minutes_to(points, goal) if goal > first else None for way, points in curves.items()}
+    return {way: None if minutes is None else minutes / spent for way, minutes in reached.items()}
+
+
+def curve(way: Mapping[str, Any]) -> list[Point]:
+    """(minutes so far, mean Dice of the revised classes on the test cases), before the first round and after each."""
+    points, minutes = [(0.0, mean_dice(way["before"]))], 0.0
+    for done in way["rounds"]:
+        minutes += done["minutes"]
+        points.append((minutes, mean_dice(done["dice"])))
+    return points
+
+
+def mean_dice(dice: Mapping[str, Mapping[str, float | None]]) -> float:
+    """Mean over the classes of the mean over the cases."""
+    return mean(mean_of(list(cases.values())) for cases in dice.values())
+
+
+def mean_curve(ways: Sequence[Mapping[str, Any]]) -> list[Point]:
+    """Round by round the mean minutes and the mean Dice of the seeds."""
+    columns = zip(*(curve(way) for way in ways), strict=True)
+    return [(mean(m for m, _ in column), mean(d for _, d in column)) for column in columns]
+
+
+def minutes_to(points: Sequence[Point], goal: float) -> float | None:
+    """Minutes at which a curve, straight between its points, first comes to a Dice; None when it never does.
+
+    >>> minutes_to([(0.0, 0.5), (10.0, 0.7), (20.0, 0.8)], 0.6)
+    5.0
+    """
+    before = points[0]
+    for point in points:
+        if point[1] >= goal:
+            rise = point[1] - before[1]
+            share = (goal - before[1]) / rise if rise > 0 else 0.0
+            return round(before[0] + max(share, 0.0) * (point[0] - before[0]), 6)
+        before = point
+    return None
+
+
+def gates(measures: Mapping[str, Any], preset: Preset) -> list[Gate]:
+    """What importance must reach. A smoke run is too small for more than its shape."""
+    if preset == Preset.SMOKE:
+        if "scoring_over_prediction_time" not in measures:
+            return []
+        value = measures["scoring_over_prediction_time"]["ctune"]
+        figure, known = "scoring_over_prediction_time.ctune", ".03 on 60 phantoms"
+        return [Gate(figure=figure, value=value, bound=0.5, reference=known)]
+    out = []
+    if "sensitivity" in measures:
+        out += [
+            _gate(measures, "sensitivity", "ctune", 0.85),
+            _gate(measures, "precision", "ctune", 0.85),
+            _gate(measures, "attention_over_error_volume", "ctune", 3.0, at_most=True),
+            _gate(measures, "scoring_over_prediction_time", "ctune", 0.1, at_most=True),
+        ]
+    for end in (ENDS[PHANTOMS], ENDS[HIPPOCAMPUS]):
+        if f"spearman{end}" in measures:
+            out.append(_gate(measures, f"spearman{end}", "ctune", 0.6))
+            out.append(_gate(measures, f"worst_tenth_in_first_fifth{end}", "ctune", 0.8))
+        if f"minutes_ratio_to_random{end}" in measures:
+            out.append(_gate(measures, f"minutes_ratio_to_random{end}", "ctune", 0.5, at_most=True))
+    for end in ENDS.values():
+        if f"sensitivity{end}" not in measures:
+            continue
+        for figure in ("sensitivity", "precision"):
+            out.append(_above(measures, f"{figure}{end}", "aa8k"))
+        out.append(_above(measures, f"spearman{end}", "entropy"))
+    return out
+
+
+def _gate(measures: Mapping[str, Any], figure: str, way: str, bound: float, at_most: bool = False) -> Gate:
+    value = measures[figure][way]
+    return Gate(
+        figure=f"{figure}.{way}", value=value, bound=bound, at_most=at_most, reference="docs/selection.md"
+    )
+
+
+def _above(measures: Mapping[str, Any], figure: str, other: str) -> Gate:
+    ours, theirs = measures[figure]["ctune"], measures[figure][other]
+    value = None if ours is None or theirs is None else float(np.round(ours - theirs, 6))
+    return Gate(figure=f"{figure}.ctune less {figure}.{other}", value=value, bound=0.0, at_most=False,
+                reference="docs/selection.md")  # fmt: skip

@@ -1,0 +1,143 @@
+"""What scores and attention are worth before anybody revised anything: error regions found, and the order of the queue."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ctune.bench.selection.cohort import Cohort
+from ctune.bench.selection.regions import Regions, count_regions
+from ctune.cohort import predict_cases
+from ctune.compositions import load_model
+from ctune.expert import truth_of
+from ctune.importance import CaseImportance
+from ctune.importance.judged import judged_volumes
+from ctune.importance.pool import score_pool
+from ctune.optimise import resolve_device
+from ctune.predict import read_masks
+from ctune.types import OnProgress, View
+from ctune.validate import dice_of
+
+RECIPES = ("ctune", "aa8k")
+
+
+def predict_candidates(cohort: Cohort, folder: Path, views: Sequence[View], on_progress: OnProgress) -> float:
+    """Predict the pool with the cohort's model, with `views` or plainly without; returns the processor seconds."""
+    project = cohort.project
+    model = load_model(project.open_registry(), cohort.model, resolve_device("cpu"))
+    begun = time.process_time()
+    predict_cases(
+        project,
+        model.network,
+        model.digest,
+        cohort.candidates,
+        folder,
+        views=views,
+        on_progress=on_progress,
+    )
+    return time.process_time() - begun
+
+
+def measure(cohort: Cohort, predictions: Path, work: Path, on_progress: OnProgress) -> dict[str, Any]:
+    """Regions, scores and Dice of every candidate, by recipe."""
+    recipes = {recipe: _recipe(cohort, recipe, predictions, work / recipe, on_progress) for recipe in RECIPES}
+    return {"recipes": recipes, "dice": dice_of_predictions(cohort, predictions)}
+
+
+def dice_of_predictions(cohort: Cohort, predictions: Path) -> dict[str, dict[str, float | None]]:
+    """{case: {class: Dice}} of the candidates' predictions."""
+    out = {}
+    for case_id in cohort.candidates:
+        grid = cohort.project.pool.grid(case_id)
+        found = read_masks(predictions / case_id, grid)
+        truth = truth_of(cohort.truth, case_id, cohort.scale.classes, grid)
+        out[case_id] = {name: dice_of(found[name], truth[name]) for name in cohort.scale.classes}
+    return out
+
+
+def _recipe(
+    cohort: Cohort, recipe: str, predictions: Path, out: Path, on_progress: OnProgress
+) -> dict[str, Any]:
+    project, config = cohort.project, cohort.project.config
+    changed = config.model_copy(
+        update={"importance": config.importance.model_copy(update={"recipe": recipe})}
+    )
+
+    def score(place: Path, per_class: bool) -> list[CaseImportance]:
+        return score_pool(
+            [predictions],
+            cohort.candidates,
+            place,
+            grid_of=project.pool.grid,
+            classes=cohort.scale.classes,
+            config=changed,
+            judged=judged_volumes(project, cohort.scale.classes) if recipe == "ctune" else {},
+            per_class=per_class,
+            on_progress=on_progress,
+        )
+
+    # Timed as `ctune score` does it; maps of each class, which regions are counted in, are asked for apart.
+    begun = time.process_time()
+    score(out.with_name(f"{out.name}-timed"), False)
+    seconds = time.process_time() - begun
+    scores = score(out, True)
+    counted = {name: Regions() for name in cohort.scale.classes}
+    for case_id in cohort.candidates:
+        for name, found in regions_of_case(cohort, case_id, predictions, out).items():
+            counted[name] += found
+    return {
+        "regions": {name: asdict(found) for name, found in counted.items()},
+        "score": {one.case_id: one.score for one in scores},
+        "entropy": {one.case_id: entropy_of(one) for one in scores},
+        "cpu_seconds": round(seconds, 3),
+    }
+
+
+def entropy_of(one: CaseImportance) -> float:
+    """The plain baseline: entropy summed over voxels and classes."""
+    return float(sum(found.uncertain for found in one.classes.values()))
+
+
+def regions_of_case(cohort: Cohort, case_id: str, predictions: Path, maps: Path) -> dict[str, Regions]:
+    """{class: what its attention found in one case}."""
+    grid = cohort.project.pool.grid(case_id)
+    found = read_masks(predictions / case_id, grid)
+    truth = truth_of(cohort.truth, case_id, cohort.scale.classes, grid)
+    out = {}
+    for name in cohort.scale.classes:
+        attended = _attention(maps / case_id / f"{name}.nii.gz", found[name].shape)
+        out[name] = count_regions(found[name] > 0, truth[name] > 0, attended, grid)
+    return out
+
+
+def _attention(path: Path, shape: tuple[int, ...]) -> Any:
+    import nibabel as nib
+
+    image = nib.load(path)
+    return np.asarray(image.dataobj).reshape(shape) > 0
+
+
+def ranking(
+    score: Mapping[str, float], dice: Mapping[str, Mapping[str, float | None]]
+) -> dict[str, float | None]:
+    """Spearman of the score with 1 - mean Dice, and the share of the worst tenth that the first fifth of the queue holds."""
+    from scipy.stats import spearmanr
+
+    ids = sorted(score)
+    wrong = {case: 1.0 - mean_of(list(dice[case].values())) for case in ids}
+    rho = float(spearmanr([score[c] for c in ids], [wrong[c] for c in ids]).statistic)
+    worst = sorted(ids, key=lambda c: (-wrong[c], c))[: max(1, round(0.1 * len(ids)))]
+    first = sorted(ids, key=lambda c: (-score[c], c))[: max(1, round(0.2 * len(ids)))]
+    share = len(set(worst) & set(first)) / len(worst)
+    return {"spearman": rho if np.isfinite(rho) else None, "worst_tenth_in_first_fifth": share}
+
+
+def mean_of(values: Sequence[float | None]) -> float:
+    """Mean of those that there are; 1, nothing to find, when there are none."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else 1.0

@@ -1,0 +1,1 @@
+"""Continual tuning against full training."""

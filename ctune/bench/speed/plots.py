@@ -1,0 +1,135 @@
+"""What the benchmark of speed draws: Dice against seconds for both ways, and the ratios, each on its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import mean
+from typing import Any
+
+from ctune.bench.report.plots import Bar, Bars, Lines, Plot, Series
+from ctune.bench.report.tables import by_case, mean_dice, organ, ranged, seed_count, seeds_of
+from ctune.bench.result import BenchResult
+from ctune.bench.speed.chapter import CEILING, RIVAL, Costs, arm
+from ctune.bench.statistics import Interval, mean_interval, shares_cases
+
+_LINES = {RIVAL: 2, CEILING: 3}
+_POINTS = {"continual": 1, "text head": 4}
+_WHERE = {"speed": "phantoms", "hippocampus": "real MR images of the hippocampus"}
+
+
+def plots(result: BenchResult) -> list[Plot]:
+    """Dice of the new classes against seconds of each way; how many times less continual tuning needs."""
+    unit = "cpu_seconds" if result.device == "cpu" else "seconds"
+    seeds = seeds_of(result)
+    new = list(next(iter(seeds[0]["continual"].values()))["steps"])
+    where = _WHERE.get(result.what, result.what)
+    return [
+        dice_against_seconds(seeds, new, unit, shares_cases(result.data), where),
+        ratios(Costs(result, seeds, new, unit), where),
+    ]
+
+
+def dice_against_seconds(
+    seeds: Sequence[Mapping[str, Any]], new: Sequence[str], unit: str, shared: bool, where: str
+) -> Lines:
+    """One line an arm of full training over its looks, one point an arm of continual tuning."""
+    drawn = []
+    for way, number in _POINTS.items():
+        found = [one for seed in seeds if (one := arm(seed, way))]
+        if found:
+            times = [one[unit] for one in found]
+            dice = mean(mean_dice(one["dice"], new) for one in found)
+            ends = _around(dice, _interval(found, new, shared))
+            sides = {0: (min(times), max(times))} if len(times) > 1 else {}
+            drawn.append(Series(_named(way), [mean(times)], [dice], errors={0: ends}, x_errors=sides, colour=number))  # fmt: skip
+    for way, number in _LINES.items():
+        found = [one for seed in seeds if (one := arm(seed, way)) and _looks(one)]
+        if found:
+            drawn.append(_line(way, number, found, new, unit, shared))
+    organs = ", ".join(map(organ, new))
+    band = (
+        f"Bands: 95 % bootstrap intervals over the {seed_count(len(seeds))} (with three of them that is lowest to highest; looks keep no "
+        "cases)."
+        if len(seeds) > 1
+        else "One seed, so no bands."
+    )
+    return Lines(
+        f"Dice of the new classes against the time spent: {where}",
+        "processor seconds, logarithmic" if unit == "cpu_seconds" else "seconds, logarithmic",
+        "mean Dice, test cases",
+        drawn,
+        f"Mean over {organs}. Full training starts from nothing and looks at the test cases at times, which its seconds leave out; "
+        f"continual tuning starts from the registered base. {band} Bars at points: 95 % over cases and seeds; level ones: the seeds' seconds.",
+        y_limits=(0.0, 1.0),
+        log_x=True,
+        figure=1,
+    )
+
+
+def _named(way: str) -> str:
+    return {"continual": "continual", "text head": "continual, text head"}.get(way, way)
+
+
+def _looks(one: Mapping[str, Any]) -> list[Any]:
+    return [row for row in one["curve"] if "dice" in row]
+
+
+def _line(
+    way: str, number: int, found: Sequence[Mapping[str, Any]], new: Sequence[str], unit: str, shared: bool
+) -> Series:
+    """Over the epochs at which every seed looked."""
+    looks = [{row["epoch"]: row for row in _looks(one)} for one in found]
+    epochs = sorted(set(looks[0]).intersection(*looks[1:])) or sorted(looks[0])
+    looks = [rows for rows in looks if set(epochs) <= set(rows)]
+    xs = [mean(rows[e][unit] for rows in looks) for e in epochs]
+    points = [[mean(rows[e]["dice"][n] for n in new) for rows in looks] for e in epochs]
+    ys = [mean(values) for values in points]
+    bands = [mean_interval([[value] for value in values]) for values in points] if len(looks) > 1 else []
+    # Cases are known of the model at the end alone.
+    whole = epochs[-1] == found[0]["curve"][-1]["epoch"]
+    errors = {len(xs) - 1: _around(ys[-1], _interval(found, new, shared))} if whole else {}
+    return Series(way, xs, ys, [b.low for b in bands], [b.high for b in bands], way == CEILING, errors, colour=number)  # fmt: skip
+
+
+def _interval(found: Sequence[Mapping[str, Any]], new: Sequence[str], shared: bool) -> Interval:
+    return mean_interval([by_case(one["dice"], new) for one in found], shared=shared)
+
+
+def _around(value: float, interval: Interval) -> tuple[float, float]:
+    """The interval about a mean over classes that weighs classes, not cases with few of them."""
+    return value + interval.low - interval.mean, value + interval.high - interval.mean
+
+
+def ratios(costs: Costs, where: str) -> Bars:
+    """Full training on the same annotations over continual tuning: cases, steps, time, time to its Dice."""
+    full = costs.ends
+    bars = [_ratio("cases", costs.data, 7)] if costs.data else []
+    bars += [_ratio("steps", costs.steps, 5), _ratio("time, to the end", costs.times, 1)]
+    reached, seeds = costs.targets, len(costs.pairs)
+    if reached:
+        fewer = f", in {len(reached)} of {seed_count(seeds)}" if len(reached) < seeds else ""
+        bars.append(_ratio("time, to the same Dice", reached, 3, f"{mean(reached):.3g}{fewer}"))
+    if len(reached) < seeds:
+        missed = [t for t, s in zip(costs.times, costs.reached, strict=True) if s is None]
+        never = [t for t, s in zip(full, costs.reached, strict=True) if s is None]
+        text = f"not reached in {ranged(never)} s" + (
+            f", {len(never)} of {seed_count(seeds)}" if reached else ""
+        )
+        name = "the same, other seeds" if reached else "time, to the same Dice"
+        bars.append(Bar(name, min(missed), text=text, colour=3, open=True))
+    outlined = " An outline: at least so much, full training ended before it had that Dice." if len(reached) < seeds else ""  # fmt: skip
+    return Bars(
+        f"How many times more full training needs: {where}",
+        "full training over continual tuning, logarithmic",
+        bars,
+        f"Means of {seed_count(seeds)}, lines from the lowest to the highest. A step of a head is cheaper than one of a whole network, so time is "
+        f"not steps, and neither is it cases.{outlined}",
+        log_x=True,
+        mark=1.0,
+        mark_text="1: equal",
+        figure=2,
+    )
+
+
+def _ratio(name: str, values: Sequence[float], colour: int, text: str = "") -> Bar:
+    return Bar(name, mean(values), min(values), max(values), text or f"{mean(values):.3g}", colour)

@@ -1,0 +1,1 @@
+"""Full training against a plain MONAI loop."""
