@@ -13,7 +13,7 @@ from scipy import ndimage
 from ctune.config import ImportanceConfig
 from ctune.errors import DataError
 from ctune.importance import Usual, aa8k, doubt, mutual_information, score_case, usual_volumes
-from ctune.importance.crops import claimed_twice, crop, histogram, levels
+from ctune.importance.crops import claimed_twice, crop, histogram, levels, occupied
 from ctune.importance.measures import CUBE, fragments, share
 from ctune.importance.morphology import dilated, eroded, opened
 from ctune.importance.own import FLOOR
@@ -241,9 +241,25 @@ def test_an_absent_class_scores_as_it_is_usual() -> None:
 
 
 @pytest.mark.parametrize("shape", [(0, 3, 4), (3, 5, 7), (64, 64, 64), (127, 129, 131)])
-def test_levels_are_counted_in_pairs_as_one_by_one(shape: tuple[int, int, int]) -> None:
-    """Of few and of many, of an even number and of an odd one, in whatever order they lie in memory."""
+def test_levels_are_counted_eight_at_a_time_as_one_by_one(shape: tuple[int, int, int]) -> None:
+    """Of few and of many, of whole eights and others, some and none of them 0, in whatever order they lie in memory."""
     values = np.random.default_rng(3).integers(0, 256, shape, dtype=np.uint8)
+    values[: shape[0] // 2] = 0
     expected = np.bincount(values.ravel(), minlength=256)
     assert np.array_equal(histogram(values), expected)
     assert np.array_equal(histogram(np.asfortranarray(values)), expected)
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_the_box_of_what_is_there(data: st.DataObject) -> None:
+    shape = data.draw(st.tuples(*[st.integers(0, 5)] * 3))
+    there = np.zeros(shape, dtype=bool)
+    for at in data.draw(st.lists(st.tuples(*[st.integers(0, max(0, n - 1)) for n in shape]), max_size=4)):
+        if there.size:
+            there[at] = True
+    box = occupied(there)
+    assert there[box].sum() == there.sum(), "nothing is left out"
+    for axis, line in enumerate(box):
+        at = np.flatnonzero(there.any(axis=tuple(a for a in range(3) if a != axis)))
+        assert (line.start, line.stop) == ((at[0], at[-1] + 1) if len(at) else (0, 0))

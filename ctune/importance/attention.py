@@ -10,7 +10,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from ctune.importance.blocks import block_sizes, block_sums, spread_out, voxels_in
-from ctune.importance.crops import Booleans, Crop, Levels, empty, put
+from ctune.importance.crops import Booleans, Crop, Levels, empty, occupied, put
 from ctune.importance.measures import CUBE
 from ctune.importance.morphology import dilated, eroded
 from ctune.types import Grid
@@ -58,11 +58,19 @@ def attention(found: Crop, mask: Booleans, suspect: Booleans, grid: Grid) -> Lev
     hot = dense > max(DENSE, RIM * _on_rim(dense, 2 * block_sums(mask.T, sizes) > voxels))
     if some:
         hot |= block_sums(suspect.T, sizes) > 0
-    labels, count = ndimage.label(hot, CUBE)
-    expected = _sums(labels, wrong, count) / 255.0 * grid.voxel_ml
-    keep = expected >= max(LEAST_ML, LEAST_VOXELS * max(grid.voxel_ml, found.network_mm**3 / 1000))
-    keep[0] = False
-    return _heat(error, found.spread, spread_out(keep[labels], sizes, p.shape)).T
+    out = np.zeros_like(error)
+    if hot.any():
+        # What is left is dear, and most of the box has nothing in it.
+        blocks = occupied(hot)
+        here = tuple(slice(b.start * size, b.stop * size) for b, size in zip(blocks, sizes, strict=True))
+        labels, count = ndimage.label(hot[blocks], CUBE)
+        expected = _sums(labels, wrong[blocks], count) / 255.0 * grid.voxel_ml
+        keep = expected >= max(LEAST_ML, LEAST_VOXELS * max(grid.voxel_ml, found.network_mm**3 / 1000))
+        keep[0] = False
+        spread = None if found.spread is None else found.spread.T[here]
+        attended = spread_out(keep[labels], sizes, error[here].shape)
+        out[here] = _heat(error[here], spread, attended)
+    return out.T
 
 
 def doubt_map(found: Sequence[Crop], grid: Grid) -> Levels:
@@ -72,17 +80,18 @@ def doubt_map(found: Sequence[Crop], grid: Grid) -> Levels:
     for one in found:
         if one.p.size:
             error = np.minimum(one.p.T, 255 - one.p.T)
-            put(out, _heat(error, one.spread, error > 0).T, one.box)
+            spread = None if one.spread is None else one.spread.T
+            put(out, _heat(error, spread, error > 0).T, one.box)
     return out
 
 
 def _heat(error: Levels, spread: Levels | None, attended: Booleans) -> Levels:
-    """Twice the doubt, at least 1, where attended; 255 is an even chance. error, attended: (Z, Y, X)."""
+    """Twice the doubt, at least 1, where attended; 255 is an even chance. All (Z, Y, X)."""
     out = np.zeros_like(error)
     heat = np.minimum(error[attended], 115 if spread is not None else 127)
     heat *= np.uint8(2)
     if spread is not None:
-        heat += spread.T[attended] // np.uint8(_TENTH // 2)
+        heat += spread[attended] // np.uint8(_TENTH // 2)
     np.maximum(heat, 1, out=heat)
     out[attended] = heat
     return out

@@ -30,12 +30,12 @@ def block_sums(values: npt.NDArray[Any], sizes: tuple[int, int, int]) -> npt.NDA
     out = values
     for axis, size in enumerate(sizes):
         if size > 1:
-            rows = np.moveaxis(out, axis, 0)
+            rows = out.swapaxes(0, axis)
             total = rows[::size].astype(np.uint16)
             for offset in range(1, size):
                 more = rows[offset::size]
                 total[: len(more)] += more
-            out = np.moveaxis(total, 0, axis)
+            out = total.swapaxes(0, axis)
     return np.ascontiguousarray(out, dtype=np.uint16)
 
 

@@ -19,7 +19,7 @@ Levels = npt.NDArray[np.uint8]
 """(X, Y, Z) uint8, in steps of 1/255."""
 Booleans = npt.NDArray[np.bool_]
 Box = tuple[slice, slice, slice]
-_MANY, _PAIRS = 2**18, 2**19
+_AT_ONCE = 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,21 +109,30 @@ def levels(values: npt.NDArray[np.float32]) -> Levels:
 
 
 def histogram(values: Levels) -> npt.NDArray[np.int64]:
-    """How many voxels have each of the 256 levels.
+    """How many voxels have each of the 256 levels, (X, Y, Z) uint8 -> (256,).
 
-    Of many, two neighbours are counted as one number of 16 bits: half as many numbers take half the time. Some at a time,
-    since bincount makes eight bytes of each.
+    Most of a box is nothing: eight voxels that are all 0 are one comparison, and only the others are counted one by one.
     """
-    flat, out = np.ascontiguousarray(values.T).reshape(-1), np.zeros(256, dtype=np.int64)
-    if flat.size < _MANY:
-        return out + np.bincount(flat, minlength=256)
-    if flat.size % 2:
-        out[flat[-1]] += 1
-    pairs = flat[: flat.size // 2 * 2].view(np.uint16)
-    for start in range(0, pairs.size, _PAIRS):
-        both = np.bincount(pairs[start : start + _PAIRS], minlength=2**16).reshape(256, 256)
-        out += both.sum(axis=0) + both.sum(axis=1)
+    flat = np.ascontiguousarray(values.T).reshape(-1)
+    eights = flat[: flat.size // 8 * 8].view(np.uint64)
+    some = np.concatenate([eights[eights != 0].view(np.uint8), flat[eights.size * 8 :]])
+    out = np.zeros(256, dtype=np.int64)
+    # Some at a time: bincount makes eight bytes of each.
+    for start in range(0, some.size, _AT_ONCE):
+        out += np.bincount(some[start : start + _AT_ONCE], minlength=256)
+    out[0] += flat.size - some.size
     return out
+
+
+def occupied(values: npt.NDArray[np.bool_]) -> Box:
+    """The box of what is there, of any three axes; empty where nothing is. Quick for an array in the order of memory."""
+    if not values.size:
+        return slice(0, 0), slice(0, 0), slice(0, 0)
+    rest = np.logical_or.reduce(values, axis=0)
+    lines = (values.reshape(len(values), -1).any(axis=1), rest.any(axis=1), rest.any(axis=0))
+    at = [np.flatnonzero(line) for line in lines]
+    z, y, x = (slice(int(a[0]), int(a[-1]) + 1) if len(a) else slice(0, 0) for a in at)
+    return z, y, x
 
 
 def claimed_twice(masks: Sequence[Booleans], found: Sequence[Crop], grid: Grid) -> Iterator[Booleans]:

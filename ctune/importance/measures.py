@@ -11,6 +11,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from ctune.importance.blocks import block_sizes, block_sums
+from ctune.importance.crops import occupied
 from ctune.types import Grid, Volume
 
 CUBE = np.ones((3, 3, 3), dtype=bool)
@@ -99,9 +100,13 @@ def fragments(mask: npt.NDArray[np.bool_], grid: Grid, network_mm: float = 0.0) 
     Parts less than a block (``block_sizes``, for a network at `network_mm`) apart count as one.
     """
     blocks = block_sums(mask.T, block_sizes(grid, network_mm))
-    labels, count = ndimage.label(blocks, CUBE)
+    there = blocks > 0
+    box = occupied(there)
+    blocks, there = blocks[box], there[box]
+    if not there.size:
+        return 0, 0
+    labels, count = ndimage.label(there, CUBE)
     if count < 2:
         return count, 0
-    there = blocks > 0
     sizes = np.bincount(labels[there], weights=blocks[there])
     return count, int(sizes.sum() - sizes.max())

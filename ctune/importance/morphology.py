@@ -17,7 +17,7 @@ def eroded(mask: Booleans, steps: int = 1) -> Booleans:
     """Erosion likewise; what lies outside the array counts as not in the mask."""
     out = _swept(mask, steps, np.logical_and)
     for axis in range(mask.ndim):
-        edge = np.moveaxis(out, axis, 0)
+        edge = out.swapaxes(0, axis)
         edge[:steps] = False
         edge[max(0, len(edge) - steps) :] = False
     return out
@@ -33,7 +33,7 @@ def _swept(mask: Booleans, steps: int, join: np.ufunc) -> Booleans:
     out = mask.copy()
     for axis in range(mask.ndim):
         for _ in range(steps):
-            before, rows = np.moveaxis(out.copy(), axis, 0), np.moveaxis(out, axis, 0)
+            before, rows = out.copy().swapaxes(0, axis), out.swapaxes(0, axis)
             join(rows[1:], before[:-1], out=rows[1:])
             join(rows[:-1], before[1:], out=rows[:-1])
     return out
