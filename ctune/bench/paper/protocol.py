@@ -46,7 +46,8 @@ class Protocol:
     arms: Mapping[str, Sequence[tuple[str, str]]]
 
 
-_TINY = Scale(cases=4, revised=2, tests=1, epochs=2, look_every=1000, tune_epochs=1)
+# Two revised cases a round: one alone may lack an organ.
+_TINY = Scale(cases=4, revised=4, tests=1, epochs=2, look_every=1000, tune_epochs=1)
 PROTOCOLS = {
     Preset.SMOKE: Protocol(
         {"unet_small": _TINY, "swin_unetr": replace(_TINY, cases=2, epochs=1)},
