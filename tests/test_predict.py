@@ -20,6 +20,7 @@ from ctune.data.preprocess import to_network
 from ctune.errors import DataError, UnknownClassError, UsageError
 from ctune.inference.inputs import find_inputs
 from ctune.inference.output import Wanted
+from ctune.inference.windows import layout
 from ctune.predict import (
     masks_of,
     predict_case,
@@ -94,9 +95,10 @@ def test_a_shift_is_a_member_whose_image_lies_elsewhere_in_its_windows(
 ) -> None:
     net, plain = network(), case((side, side, side))
     found = predict_case(net, plain, CONFIG, model="m", views=(shift,))
-    # The same by hand: a volume with zeros in front, as many as it moves, or as bring the windows' grid the other way.
+    # The same by hand: a volume with zeros in front, as many as it moves, or as bring the windows' grid the other way; one
+    # that a window holds whole moves to the window's edge at most.
     missing = max(0, SIDE - side)
-    zeros = [(missing // 2 + d) % SIDE for d in shift]
+    zeros = [min(max(3 + d, 0), 6) if missing else d % SIDE for d in shift]
     behind = [max(0, SIDE - side - z) for z in zeros]
     air = CONFIG.preprocessing.window.low  # type: ignore[union-attr]
     pads = list(zip(zeros, behind, strict=True))
@@ -111,6 +113,16 @@ def test_a_shift_is_a_member_whose_image_lies_elsewhere_in_its_windows(
     assert np.array_equal(found.probabilities, alone), "the prediction itself is of the image where it is"
     assert found.inconsistency is not None and found.inconsistency.max() > 0
     assert np.allclose(found.inconsistency, np.std([alone, inside], axis=0), atol=1e-5)
+
+
+@pytest.mark.parametrize(("side", "shift", "zeros", "windows"), [
+    (35, 4, 5, 1), (35, -4, 0, 1), (35, 1, 3, 1), (39, -4, 36, 3), (39, 4, 1, 1), (40, 4, 4, 2), (40, -4, 36, 3),
+])  # fmt: skip
+def test_a_shift_costs_no_second_window_where_the_first_has_room(
+    side: int, shift: int, zeros: int, windows: int
+) -> None:
+    found = layout((side, 40, 40), (40, 40, 40), 0.25, shift=(shift, 0, 0))
+    assert (found.before[0], len(found.corners)) == (zeros, windows)
 
 
 def test_a_prediction_whose_views_were_others_is_made_again(tmp_path: Path) -> None:

@@ -60,10 +60,11 @@ def layout(
 
     A volume smaller than a window is padded by zeros, half on either side, as MONAI does. mirrored: an axis; the windows
     are those of the volume mirrored along it, where they lie in the volume as it is. shift: the volume lies so many voxels
-    an axis further in the windows, zeros before it; less than 0 the other way, with one more window before it.
+    an axis further in the windows, zeros before it; less than 0 the other way, with one more window before it. A volume that a
+    window holds whole goes as far as it can in it, and is cut by none.
     """
     missing = [max(0, s - n) for s, n in zip(size, shape, strict=True)]
-    before = [(m // 2 + d) % s for m, d, s in zip(missing, shift, size, strict=True)]
+    before = [_zeros_before(m, d, s) for m, d, s in zip(missing, shift, size, strict=True)]
     after = [max(0, s - n - b) for s, n, b in zip(size, shape, before, strict=True)]
     padded = [b + n + a for b, n, a in zip(before, shape, after, strict=True)]
     corners = window_corners(_triple(padded), size, overlap)
@@ -75,6 +76,12 @@ def layout(
         ]
     held = [c for c in corners if body is None or body.meets(np.subtract(c, before), size)]
     return Layout(shape, size, _triple(before), _triple(after), tuple(corners), tuple(held))
+
+
+def _zeros_before(missing: int, shift: int, size: int) -> int:
+    within = min(max(missing // 2 + shift, 0), missing)
+    # Where there is no room that way, the image lies elsewhere only across two windows.
+    return within if within != missing // 2 else (missing // 2 + shift) % size
 
 
 @dataclass(frozen=True, eq=False)
