@@ -90,7 +90,7 @@ def one(
 
 
 def _predict(cohort: Cohort, folder: Path, on_progress: OnProgress) -> Mapping[str, Any]:
-    """With the mirror images that scoring asks for, which stay; and plainly, to know what that alone would take."""
+    """With the views that scoring asks for, which stay; and plainly, to know what that alone would take."""
     plain = folder.with_name(f"{folder.name}-plain")
     for begun in (folder, plain):
         # Of a run that was killed: what is there already would take no time.

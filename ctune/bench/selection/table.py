@@ -26,7 +26,7 @@ _ROWS = (
     ("attention over the volume of all errors", "attention_over_error_volume", "at most 3"),
     ("Spearman with 1 - Dice", "spearman", "at least .6"),
     ("of the worst tenth in the first fifth", "worst_tenth_in_first_fifth", "at least .8"),
-    ("scoring over prediction with mirror images", "scoring_over_prediction_time", "at most .1"),
+    ("scoring over prediction with two views", "scoring_over_prediction_time", "at most .1"),
     ("scoring over plain prediction", "scoring_over_plain_prediction_time", ""),
 )
 
