@@ -8,7 +8,7 @@ a stated model (``ctune.expert``).
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,15 +42,21 @@ def measure(cohort: Cohort, predictions: Path, work: Path, on_progress: OnProgre
 
 
 def follow(
-    cohort: Cohort, way: str, predictions: Path, root: Path, on_progress: OnProgress
+    cohort: Cohort,
+    way: str,
+    predictions: Path,
+    root: Path,
+    on_progress: OnProgress,
+    only: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """All rounds of one way, from where it stands."""
+    """All rounds of one way, from where it stands. only: the cases of all rounds in their order, for a list that no strategy makes."""
     project = _project(cohort, way, predictions, root)
     past = rounds(project)
     if past and past[-1].next_arrow:
         resume(project, on_progress=on_progress)
     while len(past := rounds(project)) < cohort.scale.rounds:
-        one_round(project, cohort, WAYS[way][0], past, on_progress)
+        done = len(past) * cohort.scale.cases
+        one_round(project, cohort, WAYS[way][0], past, on_progress, only[done : done + cohort.scale.cases])
     found = {
         "before": _dice(read_scores(folder_of(project, 0) / "evaluation"), cohort.scale.revised),
         "rounds": [_after(project, state, cohort.scale.revised) for state in rounds(project)],
@@ -60,9 +66,15 @@ def follow(
 
 
 def one_round(
-    project: Project, cohort: Cohort, strategy: str, past: Sequence[RoundState], on_progress: OnProgress
+    project: Project,
+    cohort: Cohort,
+    strategy: str,
+    past: Sequence[RoundState],
+    on_progress: OnProgress,
+    only: Collection[str] = (),
 ) -> RoundState:
-    """Begin the next round from the model that the one before left, and go to its end."""
+    """Begin the next round from the model that the one before left, and go to its end. only: where any are named, no other case
+    is to be had."""
     registry = project.open_registry()
     model = past[-1].model_out if past else None
     return start(
@@ -75,6 +87,7 @@ def one_round(
         truth=cohort.truth,
         expert="simulated expert",
         force=True,
+        leased=lambda: [case for case in cohort.candidates if only and case not in only],
         on_progress=on_progress,
     )
 

@@ -1,0 +1,45 @@
+"""What the best possible order of the queue is worth: rounds of the cases that are worst in truth, which no score can know.
+
+``python benchmarks/oracle.py WORK SEED`` makes the hippocampus cohort of ``ctune bench selection --preset cpu`` for the seed in WORK (CTUNE_HIPPOCAMPUS
+names the data), predicts its pool, and follows three lists from the same model: the worst cases first, by Dice with the truth; importance; random. A line of
+JSON each: minutes of the simulated expert and mean Dice on the test cases, before and after each round. A quarter of an hour on one core.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from ctune.bench.catalogue import Preset
+from ctune.bench.parts import part
+from ctune.bench.selection.cohort import HIPPOCAMPUS, make_cohort
+from ctune.bench.selection.figures import curve
+from ctune.bench.selection.finding import dice_of_predictions, mean_of, predict_candidates
+from ctune.bench.selection.worth import follow
+from ctune.types import silent
+
+
+def main(work: Path, seed: int) -> None:
+    """Each list is kept as it ends; the same command goes on."""
+    cohort = make_cohort(work, HIPPOCAMPUS, Preset.CPU, seed, silent)
+    predictions = work / "predictions"
+    predict_candidates(cohort, predictions, cohort.project.config.importance.views, silent)
+    dice = part(work / "dice.json", dice_of_predictions, cohort, predictions)
+    worst = sorted(cohort.candidates, key=lambda case: (mean_of(list(dice[case].values())), case))
+    ways: dict[str, tuple[str, list[str]]] = {
+        "worst": ("random", worst),
+        "importance": ("ctune", []),
+        "random": ("random", []),
+    }
+    for name, (way, only) in ways.items():
+        found: dict[str, Any] = part(
+            work / f"{name}.json", follow, cohort, way, predictions, work / f"project-{name}", silent, only
+        )
+        points = [(round(minutes, 1), round(mean_dice, 4)) for minutes, mean_dice in curve(found)]
+        print(json.dumps({"seed": seed, "list": name, "minutes_dice": points}), flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))
