@@ -232,7 +232,15 @@ def test_results_of_different_data_sets_are_told_as_one() -> None:
         for p, r in all_results(ROOT / "benchmarks" / "results")
         if r.what == "selection" and HIPPOCAMPUS in r.details["seed 0"]  # type: ignore[operator]
     )
-    rounds: Any = older.details["seed 0"]
+    every: Any = older.details
+    # One seed of rounds, as a run leaves them that had no time for more.
+    few = {
+        name: {data: found for data, found in one.items() if data != COARSE or name == "seed 0"}
+        if name.startswith("seed")
+        else one
+        for name, one in every.items()
+    }
+    older, rounds = older.model_copy(update={"details": few}), every["seed 0"]
     newer = older.model_copy(
         update={
             "started": "2099-01-01T00:00:00+00:00",

@@ -41,8 +41,12 @@ def tables(result: BenchResult) -> Chapter:
         shown.append(strategies(data, worth))
         ratios = [one for one in ratios_of(worth).get("ctune", []) if one is not None]
         if ratios:
+            # A seed without a ratio never came there, or random choice gained nothing: its silence is told, not left out.
+            reached = f"{len(ratios)} of {seed_count(len(worth))}" if len(ratios) < len(worth) else ""
             span = f"seeds {short(min(ratios))} to {short(max(ratios))}" if len(worth) > 1 else "one seed"
-            heads.append(f"{data}: importance needs {spread(ratios)} of the minutes of random choice for the Dice with which that ends ({seed_count(len(worth))})")  # fmt: skip
+            span = f"{reached}: {span}" if reached else span
+            where = f"in {reached}, in the others it does not come there or random choice gains nothing" if reached else seed_count(len(worth))  # fmt: skip
+            heads.append(f"{data}: importance needs {spread(ratios)} of the minutes of random choice for the Dice with which that ends ({where})")  # fmt: skip
             tiles.append(Tile(short(mean(ratios)), f"expert minutes to the Dice that random choice ends with, over its minutes: {data}", span))  # fmt: skip
     return Chapter("Selection", [f"{'; '.join(heads)}."], [], tiles[:1], shown)
 
