@@ -14,7 +14,7 @@ from typing import Any
 
 from ctune.bench.catalogue import Preset
 from ctune.bench.parts import part
-from ctune.bench.selection.cohort import HIPPOCAMPUS, make_cohort
+from ctune.bench.selection.cohort import HIPPOCAMPUS, hippocampus_folder, make_cohort
 from ctune.bench.selection.figures import curve
 from ctune.bench.selection.finding import dice_of_predictions, mean_of, predict_candidates
 from ctune.bench.selection.worth import follow
@@ -42,4 +42,10 @@ def main(work: Path, seed: int) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3 or not sys.argv[2].isdigit():
+        sys.exit(f"expected a folder and a seed, got {sys.argv[1:]}; see the head of this file")
+    if hippocampus_folder() is None:
+        sys.exit(
+            "expected CTUNE_HIPPOCAMPUS to name the folder with imagesTr and labelsTr, got nothing; set it"
+        )
     main(Path(sys.argv[1]), int(sys.argv[2]))

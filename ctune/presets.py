@@ -41,6 +41,6 @@ def mr() -> dict[str, Any]:
     settings["train"] |= {"epochs": 12, "balance": 0.0}
     settings["tune"] |= {"epochs": 10, "balance": 0.0}
     # Mirrored back to front, anterior and posterior change places: no such image was ever seen. One that lies 4 mm elsewhere was.
-    # Never towards the front: a window has no room there, and one more of them would run.
+    # From back to front alone: the images are longer than a window there, and the other way one more of them would run.
     settings["importance"] = {"flips": (), "shifts": ((4, 4, 4), (-4, 4, -4))}
     return settings

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 
 from ctune.bench.result import all_results
 from ctune.bench.run import run_bench
+from ctune.bench.selection import protocol
 from ctune.bench.selection.cohort import COARSE, HIPPOCAMPUS, PHANTOMS, SCALES, make_cohort
 from ctune.bench.selection.figures import curve, gates, minutes_to, ratios_to_random, summary
 from ctune.bench.selection.finding import ranking
@@ -19,8 +21,9 @@ from ctune.bench.selection.joined import joined
 from ctune.bench.selection.parts import asked
 from ctune.bench.selection.regions import Regions, count_regions, error_regions
 from ctune.bench.selection.worth import WAYS
+from ctune.config import preset
 from ctune.errors import UsageError
-from ctune.types import Grid
+from ctune.types import Grid, silent
 
 ROOT = Path(__file__).resolve().parents[1]
 GRID = Grid((20, 12, 12), np.diag([5.0, 5.0, 5.0, 1.0]))
@@ -273,7 +276,26 @@ def test_results_of_different_data_sets_are_told_as_one() -> None:
             "details": {"seed 7": {COARSE: rounds[COARSE]}},
         }
     )
-    assert [name for name, by in dict(joined([older, newer, one]).details).items() if COARSE in by] == [
-        "seed 0",
-        "seed 7",
-    ]  # type: ignore[operator]
+    both: Any = joined([older, newer, one]).details
+    assert [name for name, by in both.items() if COARSE in by] == ["seed 0", "seed 7"]
+
+
+def test_what_a_killed_run_had_predicted_takes_its_time_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A prediction that lies there is not made again, so that the seconds of a run that went on would be too few."""
+    found = list[bool]()
+
+    def predicts(_: Any, folder: Path, views: Any, say: Any) -> float:
+        found.append(folder.exists())
+        folder.mkdir(exist_ok=True)
+        return 2.0
+
+    monkeypatch.setattr(protocol, "predict_candidates", predicts)
+    (tmp_path / "predictions" / "a").mkdir(parents=True)
+    project = SimpleNamespace(config=preset("phantom"))
+    spent = protocol._predict(
+        SimpleNamespace(project=project, candidates=("a",)), tmp_path / "predictions", silent
+    )  # type: ignore[arg-type]
+    assert found == [False, False] and spent["cpu_seconds"] == spent["plain_cpu_seconds"] == 2.0
+    assert not (tmp_path / "predictions-plain").exists()
