@@ -21,6 +21,7 @@ from ctune.bench.scaling.model import (
     errors,
     feature_bytes,
     fit,
+    head_flops,
     modelled_errors,
     rate_of,
     seconds_of,
@@ -110,7 +111,7 @@ def small_config() -> Config:
 def test_the_arithmetic_of_the_large_pool_can_be_checked_on_a_small_one() -> None:
     config, counted = small_config(), Counted.of(small_config())
     on = seconds_of(Round(10, 4, 2), config, 3, 1e9, 0.5, None)
-    network = 3 * 3 * (counted.window + 2 * counted.head) / 1e9
+    network = 3 * 3 * (counted.window + 2 * counted.heads["pyramid"]) / 1e9
     assert on["predict"] == pytest.approx(10 * (network + 1.5)), "one processor does both"
     steps = config.tune.epochs * 4 * config.tune.patches_per_case
     assert on["tune one class"] == pytest.approx(steps * counted.step / 1e9)
@@ -118,6 +119,20 @@ def test_the_arithmetic_of_the_large_pool_can_be_checked_on_a_small_one() -> Non
     assert beside["predict"] == pytest.approx(10 * max(network, 0.75)), (
         "cores work while the accelerator does"
     )
+
+
+def test_a_prediction_costs_what_its_heads_and_windows_cost() -> None:
+    config, counted = small_config(), Counted.of(small_config())
+    assert 0 < counted.heads["text"] < counted.heads["pyramid"] / 10
+    found = seconds_of(Round(10, 4, 2), config, 3, 1e9, 0.0, None, "text", runs=1)
+    assert found["predict"] == pytest.approx(10 * 3 * (counted.window + 2 * counted.heads["text"]) / 1e9)
+    assert found["cache"] == seconds_of(Round(10, 4, 2), config, 3, 1e9, 0.0, None)["cache"], "of all windows"
+
+
+def test_a_step_trains_weights_and_no_features() -> None:
+    base, patch = small_config().base, (16, 16, 16)
+    forward = head_flops(base, "pyramid", 8, patch)
+    assert 2 * forward < head_flops(base, "pyramid", 8, patch, backward=True) < 3 * forward
 
 
 def test_features_without_room_are_computed_at_each_reading() -> None:
@@ -136,6 +151,7 @@ def test_features_without_room_are_computed_at_each_reading() -> None:
 
 def test_the_error_of_the_model_is_that_on_rounds_that_were_measured() -> None:
     size, config = Round(10, 4, 2), small_config()
+    config = config.model_copy(update={"heads": config.heads.model_copy(update={"kind": "pyramid"})})
     here = {"windows": 3, "flops": 1e9, "around_s": 0.5, "cores": None}
     on = seconds_of(size, config, 3, 1e9, 0.5, None)
     stages = {
@@ -201,6 +217,7 @@ def test_every_stage_of_every_size_is_kept(measured: Any) -> None:
     assert set(modelled) == set(seed["sizes"]) and all(error > -1 for error in modelled.values())
     here = measured.details["this device"]
     assert here["measured"] and here["windows"] == 2 and 0 < here["around_s"] < 60
+    assert here["runs"] in (1, 2) and here["flops"] == seed["around"]["flops"]
 
 
 def test_what_is_modelled_is_drawn_as_such(measured: Any) -> None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from ctune.bench.scaling.costs import costs
 from ctune.config import BaseConfig, Config, Inference
 from ctune.expert import CLASS_SECONDS, ML_SECONDS, OPEN_SECONDS, SLICE_SECONDS
 from ctune.model.features import window_corners
+from ctune.model.heads import Kind
 
 POOL = 8448
 """CTs of AbdomenAtlas-8K."""
@@ -27,7 +29,8 @@ H200_FLOPS = 989e12
 USED = 0.2
 """Of that, what convolutions of 48 channels and window attention reach; assumed where none is there to measure."""
 AROUND_S = 2.5
-"""Processor seconds of a CT around the network (read, resample, blend, invert, write): results/inference-cpu-cpu.json."""
+"""Processor seconds of a CT around the network (read, resample, blend, invert, write); assumed: 1.9 were measured with nine organs
+at 3 mm (results/inference-cpu-cpu.json), the network here sees 1.5 mm."""
 CORES = 16
 """Processor cores beside each accelerator; assumed."""
 SLICES, ML = 30, 20.0
@@ -115,20 +118,31 @@ def base_flops(config: BaseConfig, size: tuple[int, int, int]) -> float:
 
 
 @cache
-def head_flops(base_config: BaseConfig, width: int, size: tuple[int, int, int]) -> float:
-    """The same of one pyramid head over the features of one patch."""
+def head_flops(
+    base_config: BaseConfig, kind: Kind, width: int, size: tuple[int, int, int], backward: bool = False
+) -> float:
+    """The same of one head over the features of one patch; backward: and of its gradients, of its weights alone, as tuning
+    computes them."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
+    from ctune.config import HeadConfig
     from ctune.model.base import Base
-    from ctune.model.heads import PyramidHead
+    from ctune.model.heads import build_head
 
+    base = Base(base_config).eval()
+    head = build_head("liver", kind, base, 0, HeadConfig(pyramid_width=width))
     with torch.no_grad():
-        base = Base(base_config).eval().to("meta")
-        head = PyramidHead("liver", base.channels, width).eval().to("meta")
-        features = base(torch.empty((1, 1, *size), device="meta"))
-        with FlopCounterMode(display=False) as counter:
-            head(features)
+        features = base.to("meta")(torch.empty((1, 1, *size), device="meta"))
+    if kind == "text":
+        # Autocast, which it turns off, knows no meta tensors. A zero of no memory, seen in the shape of each feature.
+        features = features.apply(lambda tensor: torch.zeros(()).expand(tensor.shape))
+    else:
+        head = head.to("meta")
+    with torch.set_grad_enabled(backward), FlopCounterMode(display=False) as counter:
+        logits = head(features)
+        if backward:
+            logits.sum().backward()
     return float(counter.get_total_flops())
 
 
@@ -150,66 +164,76 @@ ASSUMED: Mapping[str, Any] = {"flops": H200_FLOPS * USED, "measured": False}
 
 
 def rate_of(device: str, config: Config) -> dict[str, Any]:
-    """Operations a second of a base on this device, measured: of wall seconds, on a processor of processor seconds."""
+    """Operations a second of a base and a text head as predicting runs them on this device, measured: of wall seconds, on a
+    processor of processor seconds."""
     import torch
 
+    from ctune.inference.runtime import TorchRuntime
     from ctune.model.base import build_base
+    from ctune.model.heads import build_head
+    from ctune.model.network import Network
 
     size, on_gpu = config.inference.patch_size, device.startswith("cuda")
-    windows, repeats = (4, 10) if on_gpu else (1, 5)
-    base, clock = (
-        build_base(config.base, 0).to(device).eval(),
-        time.perf_counter if on_gpu else time.process_time,
-    )
+    windows, repeats = (4, 10) if on_gpu else (1, 11)
+    clock = time.perf_counter if on_gpu else time.process_time
+    base = build_base(config.base, 0)
+    network = Network(base, {"liver": build_head("liver", "text", base, 0, config.heads)}).to(device)
+    runtime = TorchRuntime(network, None, config.inference)
     images = torch.rand((windows, 1, *size), device=device)
 
     def finish() -> None:
         if on_gpu:
             torch.cuda.synchronize()
 
-    with torch.inference_mode(), torch.autocast(device.partition(":")[0], torch.bfloat16, enabled=on_gpu):
-        base(images)
-        finish()
+    def run() -> None:
+        for _ in runtime.logits(images):
+            pass
+
+    times = []
+    for _ in range(1 + repeats):
         began = clock()
-        for _ in range(repeats):
-            base(images)
+        run()
         finish()
-    seconds = (clock() - began) / repeats
-    return {"flops": windows * base_flops(config.base, size) / seconds, "measured": True}
+        times.append(clock() - began)
+    seconds = median(times[1:])
+    counted = base_flops(config.base, size) + head_flops(
+        config.base, "text", config.heads.pyramid_width, size
+    )
+    return {"flops": windows * counted / seconds, "measured": True}
 
 
 @dataclass(frozen=True)
 class Counted:
-    """The operations of a round. window: the base in one of the network's windows. head: one pyramid head there.
+    """The operations of a round. window: the base in one of the network's windows. heads: one head of each kind there.
     step: one patch of a tuning of one class, forward and backward."""
 
     window: float
-    head: float
+    heads: Mapping[Kind, float]
     step: float
 
     @classmethod
     def of(cls, config: Config) -> Counted:
-        width, size = config.heads.pyramid_width, config.tune.patch_size
-        # Backward costs about twice a forward pass (Kaplan et al. 2020, appendix B).
-        step = 3 * head_flops(config.base, width, size)
+        width, window = config.heads.pyramid_width, config.inference.patch_size
+        kinds: tuple[Kind, ...] = ("text", "pyramid")
         return cls(
-            base_flops(config.base, config.inference.patch_size),
-            head_flops(config.base, width, config.inference.patch_size),
-            step,
+            base_flops(config.base, window),
+            {kind: head_flops(config.base, kind, width, window) for kind in kinds},
+            head_flops(config.base, "pyramid", width, config.tune.patch_size, backward=True),
         )
 
 
 def seconds_of(
-    size: Round, config: Config, windows: int, flops: float, around_s: float, cores: int | None
-) -> dict[str, float]:
+    size: Round, config: Config, windows: int, flops: float, around_s: float, cores: int | None,
+    heads: Kind = "pyramid", runs: float | None = None,
+) -> dict[str, float]:  # fmt: skip
     """Seconds of predicting the pool, of caching what was revised, and of tuning one class, on one device of `flops` a second.
 
     Windows whose features the cache has no room for (``tune.cache_gb``) pass through the base again at each reading.
-    windows: of a case. around_s: processor seconds of a case and pass around the network. cores: beside an accelerator, they
+    windows: of a case; runs: of these, what predicting runs, air left out (None: all). heads: the kind that predicts. around_s: processor seconds of a case and pass around the network. cores: beside an accelerator, they
     work while it does and whichever is slower decides; None: the processor does both, and processor seconds add up.
     """
     counted, members = Counted.of(config), 1 + len(config.importance.views)
-    network_s = windows * members * (counted.window + size.classes * counted.head) / flops
+    network_s = (runs or windows) * members * (counted.window + size.classes * counted.heads[heads]) / flops
     beside_s = around_s * members / (cores or 1)
     patches = config.tune.epochs * size.revised * config.tune.patches_per_case
     wanted = size.revised * windows * feature_bytes(config.base, config.inference.patch_size)
@@ -227,12 +251,15 @@ def modelled_errors(
 ) -> dict[str, float]:
     """{size: modelled over measured less 1} of predicting and tuning, by the arithmetic that ``carried_on`` uses for 8,448 CTs.
 
-    here: windows of a case, flops, around_s and cores of this device, as measured. What the model does not count (scoring,
-    evaluation) is on neither side.
+    here: windows of a case, runs, flops, around_s and cores of this device, as measured; there, heads of full training predict. What
+    the model does not count (scoring, evaluation) is on neither side.
     """
     out = {}
     for size in sizes:
-        seconds = seconds_of(size, config, here["windows"], here["flops"], here["around_s"], here["cores"])
+        seconds = seconds_of(
+            size, config, here["windows"], here["flops"], here["around_s"], here["cores"], config.heads.kind,
+            here.get("runs"),
+        )  # fmt: skip
         modelled = seconds["predict"] + seconds["cache"] + size.classes * seconds["tune one class"]
         stages = [seed["sizes"][str(size)]["stages"] for seed in seeds]
         measured = sum(each[stage][unit] for each in stages for stage in ("predict", "tune")) / len(stages)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -82,9 +82,11 @@ def run(preset: str, seeds: Sequence[int], work: Path, on_progress: OnProgress) 
         data[f"cohort, seed {seed}"] = study.digest()
         by_seed[f"seed {seed}"] = measure(study, plan, folder, device, on_progress)
     config = config_of(preset, seeds[0])
+    beside = [seed["around"] for seed in by_seed.values()]
     here = {
-        **part(work / "rate.json", rate_of, str(device), config),
-        **by_seed[f"seed {seeds[0]}"]["around"],
+        **beside[0],
+        # Each seed's rate was measured beside its rounds: a busy machine slows both down.
+        "flops": sum(each["flops"] for each in beside) / len(beside),
         "cores": None if device.type == "cpu" else len(os.sched_getaffinity(0)),
     }
     rate = ASSUMED if device.type == "cpu" else here
@@ -176,20 +178,30 @@ class _Warm:
         return one_round(*arguments)
 
 
+class _Counting(TorchRuntime):
+    """Counts the windows that run."""
+
+    ran = 0
+
+    def logits(self, windows: torch.Tensor) -> Iterator[torch.Tensor]:
+        self.ran += len(windows)
+        yield from super().logits(windows)
+
+
 def around(study: Study, reference: str, folder: Path, device: torch.device) -> dict[str, Any]:
-    """Windows of a case, and processor seconds of one pass over it around the network: of two cases, the second."""
+    """Windows of a case, how many of them run, processor seconds of one pass over it around the network (of two cases, the
+    second), and this device's rate (``rate_of``)."""
     config, case_ids = study.project.config, sorted(study.truth)[:2]
     network = load_model(study.project.open_registry(), reference, device).network
-    runtime = TorchRuntime(network, network.classes[:1], config.inference)
     for case_id in case_ids:
-        clock = StageClock()
+        clock, runtime = StageClock(), _Counting(network, network.classes[:1], config.inference)
         shutil.rmtree(folder, ignore_errors=True)
         job = Job(case_id, partial(study.project.pool.load, case_id), folder / case_id)
         predict_jobs(runtime, [job], config, model="around", clock=clock)
     shape = study.prepared(case_ids[-1], study.scale.old[:1]).image.shape
     corners = window_corners(shape, config.inference.patch_size, config.inference.overlap)
     seconds = sum(spent for stage, spent in clock.processor.items() if stage != "network")
-    return {"windows": len(corners), "around_s": seconds}
+    return {"windows": len(corners), "runs": runtime.ran, "around_s": seconds, **rate_of(str(device), config)}
 
 
 def one_round(
