@@ -185,8 +185,10 @@ def _print_all(console: Console, found: Mapping[str, Any]) -> None:
 def _seeds(text: str) -> list[int] | None:
     from ctune.errors import UsageError
 
+    if not text:
+        return None
     try:
-        return [int(part) for part in text.split(",") if part.strip()] or None
+        return [int(part) for part in text.split(",") if part.strip()]
     except ValueError:
         raise UsageError(f"expected whole numbers with commas for --seeds, got {text!r}") from None
 

@@ -3,7 +3,8 @@
 CtuneError                     exit code 1: the work failed
 ├── UsageError                 exit code 2: what was asked for cannot be done as asked
 │   ├── ConfigError            a setting in ctune.toml or on the command line
-│   └── UnknownClassError      a class name that nobody knows
+│   ├── UnknownClassError      a class name that nobody knows
+│   └── BenchNotHereError      a benchmark needs something that this machine lacks
 ├── DataError                  a file or value from outside is not what it claims to be
 │   ├── ImageFileError         unreadable, truncated, empty, not an image, NaN, 4-D
 │   ├── GeometryError          grid or affine: degenerate, or different from the CT's
@@ -45,6 +46,10 @@ class ConfigError(UsageError):
 
 class UnknownClassError(UsageError):
     """A class name is not known to the model, the project or the table of text vectors."""
+
+
+class BenchNotHereError(UsageError):
+    """A benchmark cannot run here: an accelerator, a browser or real images that it needs are missing."""
 
 
 class DataError(CtuneError):

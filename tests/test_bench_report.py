@@ -18,10 +18,10 @@ from ctune.bench.inference import plots as inference_plots
 from ctune.bench.report.markdown import markdown
 from ctune.bench.report.pages import write_pages
 from ctune.bench.report.plots import Bar, Bars, Lines, Plot, Series, draw_plot, with_common_axes
-from ctune.bench.report.sections import NO_ACCELERATOR, sections
+from ctune.bench.report.sections import NO_ACCELERATOR, Run, read_notes, sections
 from ctune.bench.result import Attempt, BenchResult, Gate, all_results, write_result
 from ctune.bench.speed import plots as speed_plots
-from ctune.errors import UsageError
+from ctune.errors import DataError, UsageError
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 TIMES = {"median_ms": 8.0, "p95_ms": 12.5, "max_ms": 20.0, "n": 60}
@@ -79,10 +79,75 @@ def test_each_promise_has_a_row_with_its_bound(pages: tuple[str, str]) -> None:
         "- `ctune bench registry --preset cpu --seeds 0,1`: [registry-cpu-cpu-2.json](../benchmarks/results/registry-cpu-cpu-2.json)"
         in text
     )
-    assert "seeds 0, 1; 5 min 41 s, at most 172 MiB; 2026-02-02, commit abc, def+." in text
+    assert "seeds 0, 1; 5 min 41 s, at most 172 MiB; 2026-02-02, parts of 2 commits, abc to def+." in text
     assert "with fewer seeds, or older: [registry-cpu-cpu.json]" in text and "of_none" not in text, (
         "no raw keys"
     )
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"what": "speed", "details": {}}, r"expected a whole result of speed in speed-cpu-cpu.json, got one that cannot be told \(\w+Error"),
+        ({"what": "sped"}, r"expected a result of speed, .* in .*sped-cpu-cpu.json, got one of 'sped'; take the file away"),
+        ({"preset": "huge"}, r"expected a preset of smoke, cpu, gpu in .*registry-huge-cpu.json, got 'huge'; measure again"),
+    ],
+)  # fmt: skip
+def test_a_result_that_cannot_be_told_is_named(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    write_result(result(**changes), tmp_path)
+    with pytest.raises(DataError, match=said):
+        write_pages(tmp_path, tmp_path / "b.md", tmp_path / "b.html")
+    assert not (tmp_path / "b.md").exists()
+
+
+def test_what_is_no_document_or_no_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "odd.json").write_text("[1, 2]")
+    with pytest.raises(
+        DataError, match=r"expected the result of a benchmark in .*odd.json, got: a list; measure again"
+    ):
+        all_results(tmp_path)
+    with pytest.raises(UsageError, match=r"expected a folder of results, got the file .*odd.json"):
+        all_results(tmp_path / "odd.json")
+
+
+def test_what_nothing_can_be_said_of_is_not_counted_as_kept(tmp_path: Path) -> None:
+    gates = (
+        Gate(figure="show_seconds", value=None, bound=0.5, reference="docs", seeds=1),
+        Gate(figure="list_ms", value=8.0, bound=150.0, reference="docs"),
+    )
+    write_result(result(gates=gates), tmp_path)
+    write_pages(tmp_path, tmp_path / "b.md", tmp_path / "b.html")
+    text, page = (tmp_path / "b.md").read_text(), (tmp_path / "b.html").read_text()
+    assert (
+        "1 of 2 promises are kept, of 1 nothing can be said." in text and "of 1 nothing can be said" in page
+    )
+    assert "| none | at most 0.5 | not decided | one seed |" in text and "**Promised, not decided:**" in text
+    assert "**Promised, not kept:**" not in text and "Promised, not kept" not in page
+
+
+def test_what_has_to_be_known_of_a_result_is_said(tmp_path: Path) -> None:
+    write_result(result(), tmp_path)
+    (tmp_path / "notes.toml").write_text('"registry-cpu-cpu.json" = "Measured on a <slow> disk."\n')
+    write_pages(tmp_path, tmp_path / "b.md", tmp_path / "b.html")
+    assert "  - Measured on a <slow> disk." in (tmp_path / "b.md").read_text()
+    assert "Measured on a &lt;slow&gt; disk." in (tmp_path / "b.html").read_text()
+    (tmp_path / "notes.toml").write_text('"of-none.json" = "Measured."\n')
+    with pytest.raises(
+        DataError, match=r"expected a text for a result of .* in .*notes.toml, got 'of-none.json'"
+    ):
+        write_pages(tmp_path, tmp_path / "b.md", tmp_path / "b.html")
+
+
+def test_the_line_that_repeats_a_result_says_what_it_needs() -> None:
+    def line(what: str, **changes: Any) -> str:
+        return Run("x.json", result(what=what, **changes)).command
+
+    assert (
+        line("hippocampus")
+        == "CTUNE_HIPPOCAMPUS=TASK04_FOLDER ctune bench hippocampus --preset cpu --seeds 0,1"
+    )
+    assert line("executors", measures={"executor": "ray"}) == "make scale-bench"
+    assert line("executors", measures={"executor": "local"}).startswith("ctune bench executors")
 
 
 def test_one_seed_does_not_hide_three_that_broke_a_bound(tmp_path: Path) -> None:
@@ -155,7 +220,8 @@ def test_the_line_at_one_says_what_it_is() -> None:
 
 def test_the_committed_pages_are_those_of_the_committed_results(tmp_path: Path) -> None:
     root = Path(__file__).resolve().parents[1]
-    found = sections(all_results(root / "benchmarks" / "results"))
+    folder = root / "benchmarks" / "results"
+    found = sections(all_results(folder), read_notes(folder))
     committed = {
         name: (root / "docs" / name).read_text(encoding="utf-8")
         for name in ("benchmarks.md", "benchmarks.html")
@@ -217,8 +283,20 @@ def test_speed_is_drawn_over_its_seeds() -> None:
     low, high = continual.errors[0]
     assert low < 0.65 < high, "95 % over cases and seeds"
     assert rival.xs == [100.0, 200.0] and list(rival.ys) == pytest.approx([0.1, 0.6])
-    assert (list(rival.low), list(rival.high)) == ([0.1, 0.5], [0.1, 0.7]) and ceiling.dashed
-    assert "Bands: 95 % bootstrap intervals over the 2 seeds" in lines.caption
+    # Two seeds at .5 and .7: Student's interval with one degree of freedom, as far as Dice goes.
+    assert (list(rival.low), list(rival.high)) == ([0.1, 0.0], [0.1, 1.0]) and ceiling.dashed
+    assert "Bands: 95 % intervals over the 2 seeds" in lines.caption
+    timed = {n: speed_seed(50.0, 0.7) for n in details}
+    for seed in timed.values():  # steps beside the tuning went twice as fast as those that were trained
+        arm = seed["continual"]["pyramid"]
+        arm["full_step"] = {
+            "cpu_seconds": seed["full"]["rival"]["curve"][-1]["cpu_seconds"]
+            / seed["full"]["rival"]["steps"]
+            / 2
+        }
+    quick = speed_plots.plots(result(what="speed", details=timed))[0]
+    assert isinstance(quick, Lines) and quick.series[2].xs == [25.0, 50.0], "as in the table and the bars"
+    assert "at the pace of those that were timed beside each tuning" in quick.caption
     cases, steps, time, target, never = bars.bars
     assert cases.value == pytest.approx(200 / 12), "what the paper calls 16 times faster"
     assert (steps.value, time.value, time.low, time.high) == (10.0, 40.0, 20.0, 60.0)

@@ -39,15 +39,38 @@ def test_the_interval_is_that_of_the_normal_curve_where_cases_are_many() -> None
 
 def test_seeds_that_differ_widen_the_interval() -> None:
     # Within a seed all cases agree; what varies is the training. Pooled, twenty cases would hide that.
-    alike, apart = paired_interval([[0.1] * 10, [0.1] * 10]), paired_interval([[0.0] * 10, [0.2] * 10])
-    assert (alike.low, alike.high) == (0.1, 0.1) and (apart.low, apart.high) == (0.0, 0.2)
+    alike, apart = paired_interval([[0.1] * 10] * 3), paired_interval([[0.0] * 10, [0.1] * 10, [0.2] * 10])
+    assert (alike.low, alike.high) == (0.1, 0.1)
+    # Student with two degrees of freedom: 4.303 times .1 over the root of 3. The bootstrap alone ends at 0 and .2.
+    assert (apart.low, apart.high) == (
+        pytest.approx(0.1 - 0.2484, abs=1e-4),
+        pytest.approx(0.1 + 0.2484, abs=1e-4),
+    )
+
+
+def test_the_interval_of_three_seeds_holds_as_often_as_it_says() -> None:
+    # Trainings differ by .03, cases by .05 about a difference of 0; the bootstrap alone holds it in about 80 of 100.
+    chance, held = np.random.default_rng(5), 0
+    for _ in range(100):
+        found = paired_interval((chance.normal(0, 0.03, (3, 1)) + chance.normal(0, 0.05, (3, 20))).tolist())
+        held += found.low <= 0 <= found.high
+    assert held >= 90
+
+
+def test_an_interval_goes_no_further_than_dice() -> None:
+    two = paired_interval([[0.0] * 5, [0.8] * 5])
+    assert (two.low, two.high) == (-1.0, 1.0), "two seeds say next to nothing"
+    dice = mean_interval([[0.1], [0.9]])
+    assert (dice.low, dice.high) == (0.0, 1.0)
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(DIFFERENCES, min_size=1, max_size=3))
-def test_the_interval_lies_within_the_differences(differences: list[list[float]]) -> None:
+def test_the_interval_holds_the_mean_and_lies_within_what_can_be(differences: list[list[float]]) -> None:
     found, every = paired_interval(differences), np.concatenate(differences)
-    assert every.min() - 1e-9 <= found.low <= found.high <= every.max() + 1e-9
+    lowest, highest = (every.min(), every.max()) if len(differences) == 1 else (-1.0, 1.0)
+    assert lowest - 1e-9 <= found.low <= found.mean + 1e-9
+    assert found.mean - 1e-9 <= found.high <= highest + 1e-9
     assert found == paired_interval(differences), "the same differences give the same interval"
     turned = paired_interval([[-d for d in cases] for cases in differences])
     assert (turned.low, turned.high) == (
@@ -115,9 +138,10 @@ def test_seeds_crossed_with_cases_by_hand() -> None:
     # Two seeds that agree, two cases at 0 and 1: the four draws of the cases. Nested, ends would be seldom: 1/16 each.
     found = paired_interval([[0.0, 1.0]] * 2, shared=True)
     assert (found.mean, found.low, found.high) == (0.5, 0.0, 1.0)
-    # Cases that agree, seeds at 0 and 1: the draws of the seeds, however many cases there are.
-    apart = paired_interval([[0.0] * 50, [1.0] * 50], shared=True)
-    assert (apart.low, apart.high, apart.cases) == (0.0, 1.0, 50)
+    # Cases that agree, seeds at 0 and .1: of the seeds alone, however many cases there are (12.7 times .05 about .05).
+    apart = paired_interval([[0.0] * 50, [0.1] * 50], shared=True)
+    assert (apart.low, apart.high) == (pytest.approx(-0.5853, abs=1e-4), pytest.approx(0.6853, abs=1e-4))
+    assert apart.cases == 50
 
 
 def test_cases_of_which_all_seeds_say_the_same_are_no_more_certain_for_it() -> None:

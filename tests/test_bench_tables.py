@@ -49,6 +49,19 @@ def test_dice_stands_by_organ_and_way() -> None:
     ]
 
 
+def test_what_the_base_took_and_that_heads_differ_is_said() -> None:
+    seed = speed_seed(50.0, 0.7)
+    seed["base"] = {"curve": [{"epoch": 1, "cpu_seconds": 20.0}, {"epoch": 2, "cpu_seconds": 45.0}]}
+    told = speed_chapter.tables(result(what="speed", details={"seed 0": seed}))
+    # 100 s of full training over 5 s of tuning and 45 s of the base.
+    assert cells(told.tables[-1], "the base, once for all rounds (processor seconds)") == [
+        "",
+        "45",
+        "2 with it, once",
+    ]
+    assert any("Heads differ too" in said for said in told.said)
+
+
 def test_a_class_that_was_lost_is_said_and_the_others_compared() -> None:
     said = speed({}).said
     assert "Full training (all annotated) loses the stomach in every seed: its mean says little." in said
@@ -129,7 +142,7 @@ def test_what_may_not_be_concluded_is_said(chapter: Chapter) -> None:
         in said
     )
     assert "The U-Net base" not in said
-    compared = chapter.tables[4]
+    compared = chapter.tables[5]
     assert [row[0] for row in compared.rows] == [
         "Table 1, U-Net",
         "Table 2, U-Net",
@@ -145,8 +158,44 @@ def test_all_tables_of_the_paper_are_one_family() -> None:
     assert all(one["p_holm"] >= one["p"] for one in found.values())
 
 
+def test_what_makes_a_rivals_mean_worth_little_is_said() -> None:
+    def dice(old: float, new: float, last: float) -> Any:
+        return {n: {"a": old} for n in OLD_FIVE} | {
+            n: {"a": last if n == NEW_FOUR[-1] else new} for n in NEW_FOUR
+        }
+
+    cell = {
+        "before": dice(0.8, 0.0, 0.0),
+        "hybrid, heads": [{"dice": dice(0.8, 0.7, 0.5)}],
+        "full, all": [{"dice": dice(0.6, 0.6, 0.01)}],
+    }
+    seeds = [{"unet_small": {"table 1": cell, "table 2": cell}}] * 2
+    found = paper_chapter.lost(seeds, paper_tables.against_full(seeds, "unet_small"))
+    gone, fell = found[:2]
+    assert (
+        f"has not found the {NEW_FOUR[-1].replace('_', ' ')} in any seed" in gone
+        and "heads have .70, all weights .60" in gone
+    )
+    assert "has .60 on them where the base had .80" in fell and len(found) == 4
+    rounds = paper_chapter.by_round(
+        [
+            {
+                "unet_small": {
+                    "table 2": {
+                        **cell,
+                        "hybrid, heads": cell["hybrid, heads"] * 2,
+                        "full, all": cell["full, all"] * 2,
+                    }
+                }
+            }
+        ]
+    )
+    assert cells(rounds, "published: full, Swin UNETR") == [".544", "not said"]
+    assert cells(rounds, "ours: continual, U-Net")[0] == f"{(5 * 0.8 + 3 * 0.7 + 0.5) / 9:.3f}"[1:]
+
+
 def test_what_differs_is_counted(chapter: Chapter) -> None:
-    differs = chapter.tables[5]
+    differs = chapter.tables[6]
     assert cells(differs, "seeds") == ["not said", "3", "3"] and cells(differs, "training cases")[1:] == [
         "40",
         "12",
@@ -177,6 +226,6 @@ def test_promises_count_the_seeds_that_are_behind_them() -> None:
 def test_rivals_of_a_short_budget_are_said_to_have_had_one() -> None:
     from ctune.bench.forgetting.chapter import short_budget
 
-    (said,) = short_budget({"bwt": 0.0})
+    (said,) = short_budget([{"base": {}, "ways": {}}])
     assert "not even fine-tuning learns" in said
-    assert short_budget({"steps_a_round_by_way": {"LwF": 150}}) == []
+    assert short_budget([{"base": {}, "ways": {}, "equal_time": {}}]) == []

@@ -6,6 +6,7 @@ import inspect
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,8 @@ from typer.testing import CliRunner
 from cli import bench as command
 from ctune.bench import catalogue, every
 from ctune.bench.catalogue import BENCHES, Bench, Preset
-from ctune.bench.run import MINUTES
-from ctune.errors import BenchPausedError
+from ctune.bench.run import MINUTES, run_bench, sizes
+from ctune.errors import BenchPausedError, UsageError
 
 runner = CliRunner()
 
@@ -69,10 +70,49 @@ def test_a_failed_gate_ends_with_three_and_keeps_the_document(app: typer.Typer, 
     [
         (["--preset", "huge"], "expected one of smoke, cpu, gpu for --preset, got 'huge'"),
         (["--seeds", "one"], "expected whole numbers with commas for --seeds, got 'one'"),
+        (
+            ["--seeds", "0,0,0"],
+            "expected different seeds from 0 up, such as 0,1,2, got 0,0,0; give each once",
+        ),
+        (["--seeds=-1"], "expected different seeds from 0 up, such as 0,1,2, got -1"),
+        (["--seeds", ","], "expected different seeds from 0 up, such as 0,1,2, got none"),
+        (["--out", "letters_bench.py"], "expected a folder for results, got the file letters_bench.py"),
     ],
 )
 def test_usage_errors(app: typer.Typer, arguments: list[str], text: str) -> None:
     assert text in str(runner.invoke(app, ["letters", *arguments]).exception)
+
+
+def test_a_run_goes_on_in_the_sizes_with_which_it_began(
+    app: typer.Typer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "sizes_bench.py").write_text(
+        "from ctune.bench.catalogue import Preset\nfrom ctune.bench.result import Measured\nfrom ctune.bench.run import part\n"
+        "SCALES = {Preset.SMOKE: 'epochs=12'}\n"
+        "def run(preset, seeds, work, on_progress):\n"
+        "    part(work / 'seed-0.json', dict)\n"
+        "    assert SCALES[preset] != 'epochs=12', 'killed'\n"
+        "    return Measured({'letters': 3})\n"
+    )
+    monkeypatch.setattr(catalogue, "BENCHES", (Bench("sizes", "sizes_bench:run", "Count."),))
+    with pytest.raises(AssertionError, match="killed"):
+        run_bench("sizes", "smoke", (0,))
+    module = sys.modules["sizes_bench"]
+    monkeypatch.setattr(module, "SCALES", {Preset.SMOKE: "epochs=40"})
+    with pytest.raises(
+        UsageError,
+        match=r"expected the SCALES with which this run began, 'epochs=12', got 'epochs=40'; .*remove",
+    ):
+        run_bench("sizes", "smoke", (0,))
+    assert (tmp_path / "benchmarks/results/.unfinished/sizes-smoke-seeds-0/seed-0.json").exists(), (
+        "nothing is lost"
+    )
+
+
+def test_sizes_read_the_same_in_another_process() -> None:
+    for bench in BENCHES:
+        for preset in bench.presets:
+            assert not [text for text in sizes(catalogue.load(bench), preset).values() if " at 0x" in text]
 
 
 def pauses(*_: object, **__: object) -> None:
@@ -125,7 +165,7 @@ def three(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     source = """
         import sys
         from ctune.bench.result import Gate, Measured
-        from ctune.errors import UsageError
+        from ctune.errors import BenchNotHereError, UsageError
         from ctune.bench import catalogue
         from ctune.bench.catalogue import Bench, Preset
         def good(preset, seeds, work, on_progress):
@@ -133,16 +173,18 @@ def three(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         def bad(preset, seeds, work, on_progress):
             return Measured({"letters": 5}, gates=[Gate(figure="letters", value=5, bound=4, reference="docs")])
         def away(preset, seeds, work, on_progress):
-            raise UsageError("expected a browser")
+            raise BenchNotHereError("expected a browser")
+        def odd(preset, seeds, work, on_progress):
+            raise UsageError("expected a reason")
         def broken(preset, seeds, work, on_progress):
             raise KeyError("a cable")
-        NAMES = ("good", "bad", "away", "broken")
+        NAMES = ("good", "bad", "away", "odd", "broken")
         catalogue.BENCHES = tuple(Bench(n, f"sitecustomize:{n}", "Letters.", tuple(Preset)) for n in NAMES)
     """
     # Each runs in a process of its own, which has to know them too.
     (tmp_path / "sitecustomize.py").write_text(inspect.cleandoc(source))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr(every, "BENCHES", letters("good", "bad", "away", "broken"))
+    monkeypatch.setattr(every, "BENCHES", letters("good", "bad", "away", "odd", "broken"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -159,6 +201,9 @@ def test_all_that_can_run_here_runs_and_the_summary_says_the_rest(
     assert found["not_run"] == {"away": "expected a browser"} and "a cable" in found["failed"]["broken"]
     assert answer.exit_code == 1 and "broken failed" in answer.stderr
     assert not (three / "benchmarks" / "results" / ".unfinished").exists()
+    assert found["failed"]["odd"].startswith("expected a reason"), (
+        "asked wrongly is not the same as not to be had here"
+    )
     monkeypatch.setattr(every, "BENCHES", letters("good", "away"))
     assert runner.invoke(command.app, ["all"]).exit_code == 0
 

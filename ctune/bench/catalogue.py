@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Preset(StrEnum):
     """How much a benchmark does.
 
-    smoke: seconds to a minute or two, in CI; cpu: up to an hour or two; gpu: on an accelerator, in pieces of nine minutes.
+    smoke: minutes at most, in CI; cpu: minutes to two hours a seed; gpu: on an accelerator, in pieces of nine minutes.
     """
 
     SMOKE = "smoke"
@@ -41,7 +41,8 @@ class Bench:
     a benchmark without one stands in the table of systems, a row a promise.
     `joined`, if any, is a ``module:function`` from results of one preset and device, oldest first, to the one that is told of: for a benchmark
     whose runs may measure parts; by default the one with most seeds, of these the newest.
-    `no_gpu`: why there is no preset gpu, where there is none.
+    `no_gpu`: why there is no preset gpu, where there is none. `before`: what a shell must be told before the command, in a
+    line that repeats it. `instead`: (measure, its value, the line that repeats a result which says so), of one that may run inside something else.
     """
 
     name: str
@@ -53,8 +54,11 @@ class Bench:
     chapter: str = ""
     joined: str = ""
     no_gpu: str = ""
+    before: str = ""
+    instead: tuple[str, str, str] = ("", "", "")
 
 
+_REAL = "CTUNE_HIPPOCAMPUS=TASK04_FOLDER"
 _TUNING = (
     ("time_ratio_full_over_continual", "time of full training over that of continual tuning"),
     ("dice_new_classes.continual", "mean Dice of the new classes, tuned"),
@@ -80,6 +84,7 @@ BENCHES = (
         _TUNING,
         chapter="ctune.bench.speed.chapter:tables",
         no_gpu="its images of 35 x 50 x 35 voxels and its small network leave an accelerator idle",
+        before=_REAL,
     ),
     Bench(
         "training",
@@ -112,6 +117,7 @@ BENCHES = (
         chapter="ctune.bench.selection.chapter:tables",
         joined="ctune.bench.selection.joined:joined",
         no_gpu="it asks which cases and regions are chosen, and a choice is the same wherever the network runs",
+        before=_REAL,
     ),
     Bench(
         "forgetting",
@@ -173,6 +179,7 @@ BENCHES = (
             ("overhead_ms_per_case", "milliseconds of a case beyond its network"),
         ),
         no_gpu="its network only sleeps, so that handing out is all that is measured; no accelerator takes part",
+        instead=("executor", "ray", "make scale-bench"),
     ),
     Bench(
         "inference",

@@ -13,9 +13,9 @@ from typing import Any
 
 from ctune.bench.catalogue import BENCHES, Preset, check_preset
 from ctune.bench.result import BenchResult, check_gates, read_result
-from ctune.bench.run import MINUTES, RESULTS, run_bench
+from ctune.bench.run import MINUTES, RESULTS, check_asked, run_bench
 from ctune.data.files import read_json, write_json
-from ctune.errors import BenchPausedError, CtuneError, GateError, UsageError
+from ctune.errors import BenchNotHereError, BenchPausedError, CtuneError, GateError, UsageError
 from ctune.types import OnProgress, Progress, silent
 
 DONE, NOT_HERE, FAILED, PAUSED = "done", "not here", "failed", "paused"
@@ -36,6 +36,7 @@ def run_all(
     and measures nothing again. One document: results {name: path, seconds, measures, gates, passed, failures}, not_run
     {name: why}, failed {name: error}, broken {name: gates that said no}.
     """
+    check_asked(seeds, out)
     began, limit = time.perf_counter(), MINUTES.get(Preset(preset), math.inf) if minutes is None else minutes
     asked = "default" if seeds is None else "-".join(map(str, seeds))
     folder = (work or out / ".unfinished") / f"all-{preset}-seeds-{asked}"
@@ -77,8 +78,12 @@ def work(job: str) -> None:
         answer = {"state": DONE, "path": str(path)}
     except BenchPausedError as error:
         answer = {"state": PAUSED, "message": str(error)}
-    except (UsageError, ImportError) as error:
+    except BenchNotHereError as error:
         answer = {"state": NOT_HERE, "message": str(error)}
+    except ModuleNotFoundError as error:
+        # An extra that is not installed; a module of ours that is missing is a fault.
+        ours = str(error.name).partition(".")[0] in ("ctune", "registry", "cli")
+        answer = {"state": FAILED if ours else NOT_HERE, "message": str(error)}
     except CtuneError as error:
         answer = {"state": FAILED, "message": str(error)}
     write_json(Path(asked["answer"]), answer)

@@ -14,7 +14,7 @@ from typing import Any
 
 from ctune import __version__
 from ctune.bench.catalogue import Preset
-from ctune.errors import UsageError
+from ctune.errors import BenchNotHereError
 
 LIBRARIES = (
     "torch", "monai", "numpy", "scipy", "nibabel", "safetensors", "pydantic", "SQLAlchemy", "alembic", "fsspec",
@@ -28,13 +28,15 @@ def torch_device(preset: str) -> str:
 
 
 def device_name(preset: str) -> str:
-    """``cpu``, or an accelerator's own name. Raises UsageError for the preset gpu where there is none."""
+    """``cpu``, or an accelerator's own name. Raises BenchNotHereError for the preset gpu where there is none."""
     if torch_device(preset) == "cpu":
         return "cpu"
     import torch
 
     if not torch.cuda.is_available():
-        raise UsageError("expected a CUDA device for --preset gpu, got none; choose --preset cpu or smoke")
+        raise BenchNotHereError(
+            "expected a CUDA device for --preset gpu, got none; choose --preset cpu or smoke"
+        )
     return str(torch.cuda.get_device_name())
 
 

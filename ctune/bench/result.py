@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from ctune.data.files import read_json, write_json
-from ctune.errors import DataError, GateError
+from ctune.errors import DataError, GateError, UsageError
 
 SCHEMA_VERSION = 2
 """Rises when a field changes its meaning or goes; a new field does not raise it."""
@@ -31,7 +31,8 @@ READABLE = (1, SCHEMA_VERSION)
 class Gate(BaseModel):
     """A bound that a figure must keep. at_most: the figure may not be above `bound`, else not below it.
 
-    value: None when it could not be measured, which does not pass. reference: what the bound was set by, in words
+    value: None when it could not be measured or nothing can be said of it, which does not pass. seeds: how many are behind it,
+    where these are not all of the run. reference: what the bound was set by, in words
     ("2.1 on two cores, results/registry-cpu-cpu.json").
     """
 
@@ -41,6 +42,11 @@ class Gate(BaseModel):
     bound: float
     reference: str
     at_most: bool = True
+    seeds: int | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_seeds_of_all(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in write(self).items() if value is not None or name != "seeds"}
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -213,6 +219,8 @@ def read_result(path: Path) -> BenchResult:
     """A result as it was written. Raises DataError for another schema or a file that is none."""
     try:
         document = read_json(path)
+        if not isinstance(document, dict):
+            raise TypeError(f"a {type(document).__name__}")
         version = document["schema_version"]
         if version not in READABLE:
             known = " or ".join(map(str, READABLE))
@@ -231,6 +239,10 @@ def read_result(path: Path) -> BenchResult:
 
 
 def all_results(folder: Path) -> list[tuple[Path, BenchResult]]:
-    """Every result in a folder, oldest first. Raises DataError for a JSON file that is none."""
+    """Every result in a folder, oldest first. Raises DataError for a JSON file that is none, UsageError for no folder."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(
+            f"expected a folder of results, got the file {folder}; name the folder that holds it"
+        )
     found = [(path, read_result(path)) for path in sorted(folder.glob("*.json"))]
     return sorted(found, key=lambda pair: pair[1].started)

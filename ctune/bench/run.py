@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import shutil
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ctune.bench.catalogue import Preset, check_preset, find_bench, load
@@ -14,18 +15,18 @@ from ctune.bench.machine import commit, device_name, device_uuid, machine, now, 
 from ctune.bench.parts import TOOK, Sitting, part, plain
 from ctune.bench.result import Attempt, BenchResult, Measured, Part, check_measures, write_result
 from ctune.data.files import read_json, write_json
-from ctune.errors import BenchPausedError
+from ctune.errors import BenchPausedError, UsageError
 from ctune.types import OnProgress, Progress, silent
 
-__all__ = ["MINUTES", "RESULTS", "part", "plain", "run_bench"]
+__all__ = ["MINUTES", "RESULTS", "check_asked", "part", "plain", "run_bench", "sizes"]
 
 RESULTS = Path("benchmarks/results")
 MINUTES = {Preset.GPU: 9.0}
 """After how many minutes a preset stops at the next step, unless told otherwise: accelerators are often to be had for ten at a time."""
 _SAVE_S = 5
 """Seconds between two notes of how long an attempt has taken, for when it is killed."""
-_ATTEMPTS = "attempts.json"
-_NOTES = (_ATTEMPTS, "curve.json")
+_ATTEMPTS, _SIZES = "attempts.json", "sizes.json"
+_NOTES = (_ATTEMPTS, _SIZES, "curve.json")
 """Files that are written again and again and are no place to begin from."""
 _PASSING = (".tmp", ".lock", "-shm", "-wal", TOOK)
 """In names of files that opening something changes already."""
@@ -46,10 +47,12 @@ def run_bench(
     seeds: one for smoke and three otherwise when None. work: a folder for finished parts, below `out` by default; it is
     emptied after the last one. minutes: stop at the first step after so long that left something; raises BenchPausedError, and the same call
     goes on; by default what MINUTES says of the preset, and never for others. Raises UsageError for a benchmark or preset that is not
-    there, and for a run that began on another device.
+    there, for seeds that say nothing (``check_asked``), and for a run that began on another device or in other sizes.
     """
     bench = find_bench(what)
     check_preset(bench, preset)
+    check_asked(seeds, out)
+    function = load(bench)
     seeds = tuple((0,) if preset == Preset.SMOKE else (0, 1, 2)) if seeds is None else tuple(seeds)
     device, here = device_name(preset), machine(preset)
     key = f"{what}-{preset}-seeds-{'-'.join(map(str, seeds))}"
@@ -58,10 +61,11 @@ def run_bench(
     limit = MINUTES.get(Preset(preset), math.inf) if minutes is None else minutes
     watch = _Watch(folder / _ATTEMPTS, limit, on_progress, sitting)
     folder.mkdir(parents=True, exist_ok=True)
+    _check_sizes(folder, sizes(function, preset))
     meter = sitting.meter = meter_of(device_uuid()) if device != "cpu" else None
     try:
         with sitting:
-            measured = load(bench)(preset, seeds, folder, watch)
+            measured = function(preset, seeds, folder, watch)
         watch.save()
     except BenchPausedError as paused:
         watch.save()
@@ -80,6 +84,44 @@ def run_bench(
     shutil.rmtree(folder)
     _remove_empty(folder, None if work else folder.parent)
     return result, path
+
+
+def check_asked(seeds: Sequence[int] | None, out: Path) -> None:
+    """Raise UsageError for no seeds, a negative or a repeated one, and for an `out` that is no folder.
+
+    A seed that is there twice is the same training twice: it would count as more evidence.
+    """
+    if seeds is not None:
+        got = ",".join(map(str, seeds)) or "none"
+        if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
+            raise UsageError(f"expected different seeds from 0 up, such as 0,1,2, got {got}; give each once")
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"expected a folder for results, got the file {out}; name another")
+
+
+def sizes(run: Callable[..., Measured], preset: str) -> dict[str, str]:
+    """{constant: text} of what a benchmark's module says of a preset: cases, epochs, steps.
+
+    >>> from ctune.bench.registry.protocol import run
+    >>> sizes(run, "smoke")
+    {'SIZES': 'Size(versions=200, names=10, looks=200, writes=15, processes=3)'}
+    """
+    module = vars(sys.modules[run.__module__])
+    tables = {name: of for name, of in module.items() if name.isupper() and isinstance(of, Mapping)}
+    return {name: repr(of[Preset(preset)]) for name, of in tables.items() if Preset(preset) in of}
+
+
+def _check_sizes(folder: Path, now_asked: Mapping[str, str]) -> None:
+    """Note the sizes with which a run begins. Raises UsageError where it began with others: parts of both make no result."""
+    place = folder / _SIZES
+    begun = read_json(place) if place.exists() else now_asked
+    changed = [name for name in {**begun, **now_asked} if begun.get(name) != now_asked.get(name)]
+    if changed:
+        raise UsageError(
+            f"expected the {changed[0]} with which this run began, {begun.get(changed[0])}, got "
+            f"{now_asked.get(changed[0])}; go on with that version of ctune, or remove {folder} to begin anew"
+        )
+    write_json(place, dict(now_asked))
 
 
 class _Watch:
@@ -144,7 +186,8 @@ class _Watch:
         elif self._earlier:
             write_json(self._path, [attempt.model_dump(mode="json") for attempt in self._earlier])
         else:
-            self._path.unlink(missing_ok=True)
+            for note in (self._path, self._path.with_name(_SIZES)):
+                note.unlink(missing_ok=True)
 
 
 def _remove_empty(folder: Path, around: Path | None) -> None:

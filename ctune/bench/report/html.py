@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ctune.bench.report.plots import Plot, draw_plot, with_common_axes
-from ctune.bench.report.promises import promise_table
-from ctune.bench.report.sections import NO_ACCELERATOR, TITLE, Run, Section, on_accelerator
+from ctune.bench.report.promises import counted, promise_table
+from ctune.bench.report.sections import CHANGED, NO_ACCELERATOR, TITLE, Run, Section, on_accelerator
 from ctune.bench.report.tables import Chapter, Table, Tile
 from ctune.report.palette import ON_BLACK, ON_DARK, ON_WHITE
 
@@ -85,11 +85,12 @@ def html(found: Sequence[Section]) -> str:
         heads=heads,
         ranged=ranged,
         parts=parts,
-        kept=sum(promise.gate.passed for promise in promises),
+        counted=counted(promises),
         promises=promises,
         systems=Numbered(tables + 1, promise_table("Promises of the systems", rows)) if rows else None,
         systems_figures=further(systems, number),
         sections=found,
+        changed=CHANGED,
         tints={"white": ON_WHITE, "dark": ON_DARK, "black": ON_BLACK},
     )
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ctune.bench.report.promises import promise_table
-from ctune.bench.report.sections import NO_ACCELERATOR, TITLE, Section, on_accelerator
+from ctune.bench.report.promises import NOT_KEPT, UNDECIDED, counted, promise_table
+from ctune.bench.report.sections import CHANGED, NO_ACCELERATOR, TITLE, Section, on_accelerator
 from ctune.bench.report.tables import Table
 
 
@@ -47,8 +47,10 @@ def _in_short(found: Sequence[Section]) -> list[str]:
     lines = ["## In short", ""]
     lines += [f"- {said}" for section in found for _, chapter in section.chapters for said in chapter.short]
     promises = [promise for section in found for promise in section.promises]
-    broken = [promise for promise in promises if not promise.gate.passed]
-    lines += ["", f"{len(promises) - len(broken)} of {len(promises)} promises are kept."]
+    broken = [promise for promise in promises if promise.state == NOT_KEPT]
+    lines += ["", counted(promises)]
+    if undecided := [promise for promise in promises if promise.state == UNDECIDED]:
+        lines += ["", "**Promised, not decided:**", "", *(f"- {promise}" for promise in undecided)]
     if broken:
         lines += ["", "**Promised, not kept:**", "", *(f"- {promise}" for promise in broken)]
     return [*lines, ""]
@@ -62,16 +64,22 @@ def _table(table: Table, heading: str) -> list[str]:
 
 
 def _bold(cell: str) -> str:
-    return "**not kept**" if cell == "NOT KEPT" else cell
+    return "**not kept**" if cell == NOT_KEPT else cell
 
 
 def _results(found: Sequence[Section], folder: Path) -> list[str]:
     """Every result that is told of, where it was measured and what it could not, and those behind them."""
-    lines = ["## Results", "", "Every case's figures, durations, versions and hashes are in the files.", ""]
+    lines = [
+        "## Results",
+        "",
+        f"Every case's figures, durations, versions and hashes are in the files. {CHANGED}",
+        "",
+    ]
     for section in found:
         for run in section.runs:
             link = f"[{run.file}]({(folder / run.file).as_posix()})"
             lines += [f"- `{run.command}`: {link}; {run.machine}."]
+            lines += [f"  - {run.note}"] * bool(run.note)
             lines += [f"  - not measured: {failure}" for failure in run.result.failures]
         if section.others:
             behind = ", ".join(f"[{r.file}]({(folder / r.file).as_posix()})" for r in section.others)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ctune.bench.report.html import html
 from ctune.bench.report.markdown import markdown
-from ctune.bench.report.sections import Section, sections
+from ctune.bench.report.sections import Section, read_notes, sections
 from ctune.bench.result import all_results
 from ctune.data.files import write_atomically
 from ctune.errors import UsageError
@@ -18,9 +18,9 @@ MARKDOWN, HTML = Path("docs/benchmarks.md"), Path("docs/benchmarks.html")
 def write_pages(folder: Path, markdown_to: Path = MARKDOWN, html_to: Path = HTML) -> list[Section]:
     """Write both pages from the results in `folder`; the same results give the same bytes.
 
-    Raises UsageError when there are none, DataError for a file that is no result.
+    Raises UsageError when there are none, DataError for a file that is no result, or whose document cannot be told.
     """
-    found = sections(all_results(folder))
+    found = sections(all_results(folder), read_notes(folder))
     if not found:
         raise UsageError(
             f"expected results in {folder}, found none; measure first, `ctune bench registry` for one"

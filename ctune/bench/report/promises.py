@@ -24,7 +24,7 @@ WORDS = {
     "jobs_lost": "jobs lost when the service is killed",
     "bad_inputs_server_errors": "server errors on bad inputs",
     "bad_inputs_unanswered": "bad inputs that were not answered",
-    "overhead_p95_excess_ms": "milliseconds that the service adds to a request, 95th percentile",
+    "overhead_p95_excess_ms": "milliseconds that the service adds to a request beyond 5 % of the engine's own time, 95th percentiles",
     "memory_growth_ratio": "memory at the end of many requests over that near their beginning",
     "right_after_bad_inputs": "a right answer after all bad inputs (1: yes)",
     "schema_passed": "requests made from the service's own schema are answered as it says (1: yes)",
@@ -34,6 +34,8 @@ WORDS = {
     "accept_seconds_small": "seconds from Enter to the revision on disk, small CT",
 }
 """What a gate's figure is, where the catalogue's headlines do not say it."""
+KEPT, NOT_KEPT, UNDECIDED = "kept", "NOT KEPT", "not decided"
+"""What came of a promise; of one without a figure nothing can be said, and it is not counted as kept."""
 _PARTS = {
     "ctune": "importance", "aa8k": "the published recipe", "entropy": "entropy alone", "coarse": "coarse phantoms",
     "hippocampus": "hippocampus",
@@ -61,11 +63,18 @@ class Promise:
 
     @property
     def value(self) -> str:
-        return "not measured" if self.gate.value is None else figure(self.gate.value)
+        return "none" if self.gate.value is None else figure(self.gate.value)
 
     @property
     def seeds(self) -> str:
-        return seed_count(_behind(self.result, self.gate.figure))
+        return seed_count(self.gate.seeds or _behind(self.result, self.gate.figure))
+
+    @property
+    def state(self) -> str:
+        """KEPT, NOT_KEPT or UNDECIDED."""
+        if self.gate.value is None:
+            return UNDECIDED
+        return KEPT if self.gate.passed else NOT_KEPT
 
     def __str__(self) -> str:
         return f"{self.bench.name}: {self.words}: {self.value}, promised {self.bound} ({self.seeds})"
@@ -98,8 +107,15 @@ def promises_of(bench: Bench, results: Sequence[BenchResult]) -> list[Promise]:
     return [Promise(bench, result, gate) for result in results for gate in result.gates]
 
 
+def counted(promises: Sequence[Promise]) -> str:
+    """How many are kept, in a sentence."""
+    kept, open_ = (sum(p.state == state for p in promises) for state in (KEPT, UNDECIDED))
+    undecided = f", of {open_} nothing can be said" if open_ else ""
+    return f"{kept} of {len(promises)} promises are kept{undecided}."
+
+
 def promise_table(title: str, promises: Sequence[Promise], several: bool = True) -> Table:
     """One row a promise. several: of more than one benchmark, which then stands first."""
-    rows = [[f"{p.bench.name}: {p.words}" if several else p.words, p.value, p.bound, "kept" if p.gate.passed else "NOT KEPT", p.seeds]
+    rows = [[f"{p.bench.name}: {p.words}" if several else p.words, p.value, p.bound, p.state, p.seeds]
             for p in promises]  # fmt: skip
     return Table(title, ["promise", "measured", "bound", "", "from"], rows)

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ctune.bench.catalogue import BENCHES, Bench, Preset
+from ctune.bench.catalogue import BENCHES, Bench, Preset, find_bench
 from ctune.bench.report.plots import Plot
 from ctune.bench.report.promises import Promise, promises_of
 from ctune.bench.report.tables import Chapter
 from ctune.bench.result import BenchResult
+from ctune.errors import DataError
 from ctune.report.page import duration
 
 TITLE = "What continual tuning costs and gives"
 NO_ACCELERATOR = "Not measured on an accelerator: none was at hand. Every figure is from a CPU."
+CHANGED = "A commit with a + had changes that were not committed: git alone does not bring it back."
+NOTES = "notes.toml"
 _CHAPTERS = ("speed", "hippocampus", "paper", "forgetting", "selection", "scaling")
 """The order in which they are told; the others follow as in the catalogue."""
 _ORDER = [str(preset) for preset in Preset]
@@ -29,6 +33,8 @@ class Run:
 
     file: str
     result: BenchResult
+    note: str = ""
+    """What has to be known of it, from ``NOTES`` in the folder of results."""
 
     @property
     def title(self) -> str:
@@ -39,19 +45,28 @@ class Run:
         """Where it was measured, in a line."""
         known = self.result.machine
         accelerator = known.get("accelerator")
-        commits = dict.fromkeys(str(attempt.commit) for attempt in self.result.attempts)
+        commits = self.result.commits or ("unknown",)
+        made = (
+            f"commit {commits[0]}"
+            if len(commits) == 1
+            else f"parts of {len(commits)} commits, {commits[0]} to {commits[-1]}"
+        )
         name = accelerator["name"] if isinstance(accelerator, dict) else known.get("processor")
         return (
             f"{name}, {known.get('cores')} cores, load {known.get('load_1_minute')} when it began; seeds "
             f"{', '.join(map(str, self.result.seeds))}; {duration(self.result.seconds)}, at most "
-            f"{self.result.peak_memory_mb:.0f} MiB; {self.result.started[:10]}, commit {', '.join(commits)}"
+            f"{self.result.peak_memory_mb:.0f} MiB; {self.result.started[:10]}, {made}"
         )
 
     @property
     def command(self) -> str:
         """What repeats it."""
-        seeds = ",".join(map(str, self.result.seeds))
-        return f"ctune bench {self.result.what} --preset {self.result.preset} --seeds {seeds}"
+        seeds, bench = ",".join(map(str, self.result.seeds)), find_bench(self.result.what)
+        measure, value, other = bench.instead
+        if measure and self.result.measures.get(measure) == value:
+            return other
+        before = f"{bench.before} " * bool(bench.before)
+        return f"{before}ctune bench {self.result.what} --preset {self.result.preset} --seeds {seeds}"
 
 
 @dataclass(frozen=True)
@@ -76,12 +91,15 @@ class Section:
     @cached_property
     def chapters(self) -> list[tuple[Run, Chapter]]:
         """What is told of each run, the largest first; empty for a benchmark that has no chapter."""
-        return [(run, _called(self.bench.chapter, run.result)) for run in self.told if self.bench.chapter]
+        found = [(run, _told(self.bench.chapter, run)) for run in self.told if self.bench.chapter]
+        return [
+            (run, replace(told, said=[run.note, *told.said]) if run.note else told) for run, told in found
+        ]
 
     @cached_property
     def plots(self) -> list[Plot]:
         """Of the largest run."""
-        return list(_called(self.bench.plots, self.largest.result)) if self.bench.plots else []
+        return list(_told(self.bench.plots, self.largest)) if self.bench.plots else []
 
     @cached_property
     def promises(self) -> list[Promise]:
@@ -93,12 +111,59 @@ def _called(target: str, result: BenchResult | Sequence[BenchResult]) -> Any:
     return getattr(importlib.import_module(module), attribute)(result)
 
 
-def sections(results: Iterable[tuple[Path, BenchResult]]) -> list[Section]:
-    """One for each benchmark that has results, those with chapters first; `results` come oldest first."""
+def _told(target: str, run: Run) -> Any:
+    """What a benchmark's own module makes of a result. Raises DataError where the document lacks what it tells."""
+    try:
+        return _called(target, run.result)
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        problem = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+        raise DataError(
+            f"expected a whole result of {run.result.what} in {run.file}, got one that cannot be told ({problem}); measure again, "
+            "or take the file away"
+        ) from error
+
+
+def _check(path: Path, result: BenchResult) -> None:
+    known = [bench.name for bench in BENCHES]
+    if result.what not in known:
+        raise DataError(
+            f"expected a result of {', '.join(known)} in {path}, got one of {result.what!r}; take the file away"
+        )
+    if result.preset not in _ORDER:
+        raise DataError(
+            f"expected a preset of {', '.join(_ORDER)} in {path}, got {result.preset!r}; measure again"
+        )
+
+
+def read_notes(folder: Path) -> dict[str, str]:
+    """{file of a result: what has to be known of it}. Raises DataError for a file that is not TOML of texts, or names no result."""
+    path = folder / NOTES
+    if not path.exists():
+        return {}
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"expected TOML in {path}, got: {error}; mend it") from None
+    for name, text in found.items():
+        if not isinstance(text, str) or not (folder / name).exists():
+            raise DataError(
+                f"expected a text for a result of {folder} in {path}, got {name!r}; mend it, or take the line away"
+            )
+    return found
+
+
+def sections(
+    results: Iterable[tuple[Path, BenchResult]], notes: Mapping[str, str] | None = None
+) -> list[Section]:
+    """One for each benchmark that has results, those with chapters first; `results` come oldest first. notes: see ``read_notes``.
+
+    Raises DataError for a result of an unknown benchmark or preset.
+    """
     found: dict[str, dict[tuple[str, str], list[Run]]] = {}
     for path, result in results:
+        _check(path, result)
         of = found.setdefault(result.what, {}).setdefault((result.preset, result.device), [])
-        of.append(Run(path.name, result))
+        of.append(Run(path.name, result, (notes or {}).get(path.name, "")))
     out = []
     place = {name: i for i, name in enumerate(_CHAPTERS)}
     for bench in sorted(BENCHES, key=lambda bench: place.get(bench.name, len(place))):

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from ctune.errors import CtuneError, UsageError
+from ctune.errors import BenchNotHereError, CtuneError
 
 _FLAGS = (
     "--headless=new", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--no-sandbox", "--disable-quic",
@@ -55,14 +55,14 @@ new PerformanceObserver((list) => { for (const e of list.getEntries()) if (e.nam
 
 
 def chromium() -> tuple[str, str]:
-    """Where Chromium and its driver are. Raises UsageError where they or selenium are missing."""
+    """Where Chromium and its driver are. Raises BenchNotHereError where they or selenium are missing."""
     found = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
     try:
         import selenium  # noqa: F401
     except ImportError:
         found = (None, None)
     if not (found[0] and found[1]):
-        raise UsageError(
+        raise BenchNotHereError(
             "expected Chromium, its driver and selenium, found not all of them; install them to measure the page"
         )
     return found[0], found[1]

@@ -9,7 +9,7 @@ from typing import Any
 from ctune.bench.report.plots import Bar, Bars, Lines, Plot, Series
 from ctune.bench.report.tables import by_case, mean_dice, organ, ranged, seed_count, seeds_of
 from ctune.bench.result import BenchResult
-from ctune.bench.speed.chapter import CEILING, RIVAL, Costs, arm
+from ctune.bench.speed.chapter import CEILING, RIVAL, Costs, arm, full_seconds
 from ctune.bench.statistics import Interval, mean_interval, shares_cases
 
 _LINES = {RIVAL: 2, CEILING: 3}
@@ -45,20 +45,22 @@ def dice_against_seconds(
     for way, number in _LINES.items():
         found = [one for seed in seeds if (one := arm(seed, way)) and _looks(one)]
         if found:
-            drawn.append(_line(way, number, found, new, unit, shared))
+            paces = [_pace(seed, one, unit) for seed in seeds if (one := arm(seed, way)) and _looks(one)]
+            drawn.append(_line(way, number, found, paces, new, unit, shared))
     organs = ", ".join(map(organ, new))
     band = (
-        f"Bands: 95 % bootstrap intervals over the {seed_count(len(seeds))} (with three of them that is lowest to highest; looks keep no "
-        "cases)."
+        f"Bands: 95 % intervals over the {seed_count(len(seeds))} (looks keep no cases)."
         if len(seeds) > 1
         else "One seed, so no bands."
     )
+    tuned = [one for seed in seeds if (one := arm(seed, "continual"))]
+    beside = ", and its steps go at the pace of those that were timed beside each tuning" if all(one.get("full_step") for one in tuned) else ""  # fmt: skip
     return Lines(
         f"Dice of the new classes against the time spent: {where}",
         "processor seconds, logarithmic" if unit == "cpu_seconds" else "seconds, logarithmic",
         "mean Dice, test cases",
         drawn,
-        f"Mean over {organs}. Full training starts from nothing and looks at the test cases at times, which its seconds leave out; "
+        f"Mean over {organs}. Full training starts from nothing and looks at the test cases at times, which its seconds leave out{beside}; "
         f"continual tuning starts from the registered base. {band} Bars at points: 95 % over cases and seeds; level ones: the seeds' seconds.",
         y_limits=(0.0, 1.0),
         log_x=True,
@@ -75,10 +77,12 @@ def _looks(one: Mapping[str, Any]) -> list[Any]:
 
 
 def _line(
-    way: str, number: int, found: Sequence[Mapping[str, Any]], new: Sequence[str], unit: str, shared: bool
-) -> Series:
-    """Over the epochs at which every seed looked."""
-    looks = [{row["epoch"]: row for row in _looks(one)} for one in found]
+    way: str, number: int, found: Sequence[Mapping[str, Any]], paces: Sequence[float], new: Sequence[str], unit: str,
+    shared: bool,
+) -> Series:  # fmt: skip
+    """Over the epochs at which every seed looked. paces: of each seed, what its seconds are multiplied by."""
+    looks = [{row["epoch"]: {**row, unit: row[unit] * pace} for row in _looks(one)}
+             for one, pace in zip(found, paces, strict=True)]  # fmt: skip
     epochs = sorted(set(looks[0]).intersection(*looks[1:])) or sorted(looks[0])
     looks = [rows for rows in looks if set(epochs) <= set(rows)]
     xs = [mean(rows[e][unit] for rows in looks) for e in epochs]
@@ -89,6 +93,12 @@ def _line(
     whole = epochs[-1] == found[0]["curve"][-1]["epoch"]
     errors = {len(xs) - 1: _around(ys[-1], _interval(found, new, shared))} if whole else {}
     return Series(way, xs, ys, [b.low for b in bands], [b.high for b in bands], way == CEILING, errors, colour=number)  # fmt: skip
+
+
+def _pace(seed: Mapping[str, Any], full: Mapping[str, Any], unit: str) -> float:
+    """As the tables do it: the end of training is its steps at the pace that was timed beside the tuning."""
+    ours = arm(seed, "continual")
+    return full_seconds(ours, full, unit) / float(full["curve"][-1][unit]) if ours else 1.0
 
 
 def _interval(found: Sequence[Mapping[str, Any]], new: Sequence[str], shared: bool) -> Interval:

@@ -40,7 +40,7 @@ from ctune.classes import NEW_FOUR
 from ctune.compositions import Tuned, load_model, register_model
 from ctune.config import Config
 from ctune.config import preset as settings_of
-from ctune.errors import UsageError
+from ctune.errors import BenchNotHereError
 from ctune.foundation import retune_model
 from ctune.project import Project
 from ctune.types import OnProgress
@@ -82,11 +82,11 @@ def run(preset: str, seeds: Sequence[int], work: Path, on_progress: OnProgress) 
 def run_hippocampus(preset: str, seeds: Sequence[int], work: Path, on_progress: OnProgress) -> Measured:
     """The same on real images: the Decathlon's hippocampus, in the folder that CTUNE_HIPPOCAMPUS names.
 
-    Raises UsageError when it names none.
+    Raises BenchNotHereError when it names none.
     """
     data = os.environ.get("CTUNE_HIPPOCAMPUS")
     if not data:
-        raise UsageError(
+        raise BenchNotHereError(
             "expected the folder of the Decathlon's Task04_Hippocampus in CTUNE_HIPPOCAMPUS, got nothing; set it"
         )
     return _run(
