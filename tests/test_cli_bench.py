@@ -109,6 +109,16 @@ def test_a_run_goes_on_in_the_sizes_with_which_it_began(
     )
 
 
+def test_what_is_measured_once_takes_the_first_seed(
+    app: typer.Typer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        catalogue, "BENCHES", (Bench("letters", "letters_bench:run", "Count letters.", once=True),)
+    )
+    answer = runner.invoke(app, ["letters", "--preset", "cpu", "--seeds", "4,5", "--json"])
+    assert (json.loads(answer.stdout)["seeds"], json.loads(answer.stdout)["seeds_used"]) == ([4], [4])
+
+
 def test_sizes_read_the_same_in_another_process() -> None:
     for bench in BENCHES:
         for preset in bench.presets:

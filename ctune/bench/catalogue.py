@@ -42,7 +42,7 @@ class Bench:
     `joined`, if any, is a ``module:function`` from results of one preset and device, oldest first, to the one that is told of: for a benchmark
     whose runs may measure parts; by default the one with most seeds, of these the newest.
     `no_gpu`: why there is no preset gpu, where there is none. `before`: what a shell must be told before the command, in a
-    line that repeats it. `instead`: (measure, its value, the line that repeats a result which says so), of one that may run inside something else.
+    line that repeats it. `once`: it measures once, many times over but of one seed: of several it takes the first. `instead`: (measure, its value, the line that repeats a result which says so), of one that may run inside something else.
     """
 
     name: str
@@ -56,6 +56,7 @@ class Bench:
     no_gpu: str = ""
     before: str = ""
     instead: tuple[str, str, str] = ("", "", "")
+    once: bool = False
 
 
 _REAL = "CTUNE_HIPPOCAMPUS=TASK04_FOLDER"
@@ -180,6 +181,7 @@ BENCHES = (
         ),
         no_gpu="its network only sleeps, so that handing out is all that is measured; no accelerator takes part",
         instead=("executor", "ray", "make scale-bench"),
+        once=True,
     ),
     Bench(
         "inference",
@@ -208,6 +210,7 @@ BENCHES = (
             ("swap_seconds", "seconds to load, check and switch to a new head under load"),
         ),
         no_gpu="it measures what HTTP adds to the engine; the engine on a GPU is measured by inference",
+        once=True,
     ),
     Bench(
         "review",

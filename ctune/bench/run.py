@@ -44,7 +44,7 @@ def run_bench(
 ) -> tuple[BenchResult, Path]:
     """Measure, and write the result into `out`; returns both. Gates are in the result, the caller asks them.
 
-    seeds: one for smoke and three otherwise when None. work: a folder for finished parts, below `out` by default; it is
+    seeds: one for smoke and three otherwise when None; a benchmark that measures once takes the first. work: a folder for finished parts, below `out` by default; it is
     emptied after the last one. minutes: stop at the first step after so long that left something; raises BenchPausedError, and the same call
     goes on; by default what MINUTES says of the preset, and never for others. Raises UsageError for a benchmark or preset that is not
     there, for seeds that say nothing (``check_asked``), and for a run that began on another device or in other sizes.
@@ -54,6 +54,7 @@ def run_bench(
     check_asked(seeds, out)
     function = load(bench)
     seeds = tuple((0,) if preset == Preset.SMOKE else (0, 1, 2)) if seeds is None else tuple(seeds)
+    seeds = seeds[:1] if bench.once else seeds
     device, here = device_name(preset), machine(preset)
     key = f"{what}-{preset}-seeds-{'-'.join(map(str, seeds))}"
     folder = (work or out / ".unfinished") / key

@@ -16,14 +16,14 @@ _ORDER = ("read", "resample", "network", "accumulate", "invert", "postprocess", 
 def plots(result: BenchResult) -> list[Plot]:
     """Seconds and memory of both pipelines, whole and by stage."""
     pairs: list[Any] = [each for name, each in sorted(result.details.items()) if name.startswith("seed ")]
-    over = f"{len(pairs)} CT{'s' if len(pairs) > 1 else ''}"
+    over, several = ("One CT", False) if len(pairs) == 1 else (f"Median of {len(pairs)} CTs", True)
     stages: Mapping[str, Any] = result.measures
     return [
         Bars(
             "From a CT's file to nine masks",
             "seconds",
             [_bar(name, [pair[way]["seconds"] for pair in pairs]) for way, name in _NAMES.items()],
-            f"Median of {over}, each pipeline in a process of its own with all threads; lines from the fastest to the slowest.",
+            f"{over}, each pipeline in a process of its own with all threads{'; lines from the fastest to the slowest' * several}.",
         ),
         Bars(
             "Where the time goes",
@@ -33,13 +33,13 @@ def plots(result: BenchResult) -> list[Plot]:
                 for stage in sorted(stages["ctune_stage_seconds"], key=_place)
                 for number, (way, name) in enumerate(_NAMES.items(), start=1)
             ],
-            f"Median of {over} by stage.",
+            f"{over}, by stage.",
         ),
         Bars(
             "Peak memory",
             "MiB",
             [_bar(name, [pair[way]["peak_mb"] for pair in pairs]) for way, name in _NAMES.items()],
-            f"Median of {over}; lines from the lowest to the highest.",
+            f"{over}{'; lines from the lowest to the highest' * several}.",
         ),
     ]
 

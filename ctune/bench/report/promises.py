@@ -67,6 +67,8 @@ class Promise:
 
     @property
     def seeds(self) -> str:
+        if self.bench.once:
+            return "one run"
         return seed_count(self.gate.seeds or _behind(self.result, self.gate.figure))
 
     @property
