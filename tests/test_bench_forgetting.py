@@ -13,19 +13,23 @@ import pytest
 import torch
 
 from ctune.bench.catalogue import Preset
+from ctune.bench.forgetting import chapter as forgetting_chapter
 from ctune.bench.forgetting import plots as forgetting_plots
 from ctune.bench.forgetting import protocol as forgetting
 from ctune.bench.forgetting.figures import gates, max_case_drop, summary, way_figures
-from ctune.bench.forgetting.rivals import Pace, Task, find_rivals
+from ctune.bench.forgetting.rivals import Pace, Task, find_rivals, rivals_left_out
 from ctune.bench.forgetting.rounds import read_stage
-from ctune.bench.report.plots import Lines
+from ctune.bench.report.plots import Bars, Lines, Plot, draw_plot
+from ctune.bench.report.tables import Chapter
 from ctune.bench.study import Scale
 from ctune.config import BaseConfig, Optimisation, preset
 from ctune.data.prepared import PreparedCase
+from ctune.errors import UsageError
 from ctune.losses import masked_dice_bce
 from ctune.model.base import build_base
 from ctune.model.heads import build_head
 from ctune.model.network import Network
+from ctune.report.palette import colour, marker
 from ctune.types import UNLABELLED, Progress, silent
 
 TOY = Scale(
@@ -107,10 +111,21 @@ def test_what_was_measured_is_not_measured_again(measured: Any, work: Path) -> N
 def test_the_drawing_shows_every_way(measured: Any) -> None:
     from small_result import result_of
 
-    lines, *_ = forgetting_plots.plots(result_of("forgetting", measured))
-    assert isinstance(lines, Lines) and len(lines.series) == 1 + len(LONG)
-    ours = lines.series[0]
-    assert ours.name == "continual tuning" and len(set(ours.ys)) == 1, "a flat line"
+    drawn = forgetting_plots.plots(result_of("forgetting", measured))
+    lines = [plot for plot in drawn if isinstance(plot, Lines) and "near zero" not in plot.title]
+    assert [len(plot.series) for plot in lines] == [1 + len(LONG), 1 + len(RIVALS)], "a panel a budget"
+    for plot in lines:
+        assert plot.series[0].name == "continual tuning" and len(set(plot.series[0].ys)) == 1, "a flat line"
+    bars = [[bar.name for bar in plot.bars] for plot in drawn if isinstance(plot, Bars)]
+    assert [len(names) for names in bars] == 2 * [1 + len(LONG), 1 + len(RIVALS)]
+    assert all(("background taught" in names) == (len(names) > 1 + len(LONG)) for names in bars)
+
+
+def test_the_chapter_tells_of_every_way(measured: Any) -> None:
+    from small_result import result_of
+
+    long, equal = forgetting_chapter.tables(result_of("forgetting", measured)).tables
+    assert (len(long.rows), len(equal.rows)) == (1 + len(LONG), 1 + len(RIVALS))
 
 
 def stage(moved: int = 0, **dice: list[float | None]) -> dict[str, Any]:
@@ -122,6 +137,142 @@ def stage(moved: int = 0, **dice: list[float | None]) -> dict[str, Any]:
         "steps": 3,
         "max_abs_logit_change": 0.0,
     }
+
+
+def taught(steps: int, *rounds: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{**one, "steps": steps} for one in rounds]
+
+
+def told(budgets: int = 2) -> Any:
+    """Three seeds of a base with a liver, to which one round adds the aorta. LwF learns it with 150 steps, with equal time
+    nothing; background taught loses the liver. Before there were two budgets: LwF alone, with 25 steps, learns nothing."""
+    base = stage(liver=[0.9, 0.7])
+    ours = taught(192, stage(liver=[0.9, 0.7], aorta=[0.8, 0.8]))
+    idle = stage(liver=[0.9, 0.7], aorta=[0.0, 0.0])
+    ways = {"continual": ours, "LwF": taught(150, stage(9, liver=[0.8, 0.6], aorta=[0.7, 0.5]))}
+    equal = {"LwF": taught(20, idle), "background": taught(30, stage(99, liver=[0.0, 0.0], aorta=[0.1, 0.1]))}
+    seed = {"base": base, "ways": ways, "equal_time": equal}
+    if budgets == 1:
+        seed = {"base": base, "ways": {"continual": ours, "LwF": taught(25, idle)}}
+    details = {f"seed {n}": seed for n in range(3)}
+    seeds = list(details.values())
+    return SimpleNamespace(measures=summary(seeds), details=details, gates=gates(summary(seeds)))
+
+
+def chapter_of(told: Any) -> Chapter:
+    from small_result import result_of
+
+    return forgetting_chapter.tables(result_of("forgetting", told))
+
+
+def plots_of(told: Any) -> list[Plot]:
+    from small_result import result_of
+
+    return forgetting_plots.plots(result_of("forgetting", told))
+
+
+def test_the_chapter_has_a_table_a_budget() -> None:
+    long, equal = chapter_of(told()).tables
+    steps = long.columns.index("steps a round")
+    assert [(row[0], row[steps]) for row in long.rows] == [("continual tuning", "192"), ("LwF", "150")]
+    assert [(row[0], row[steps]) for row in equal.rows] == [
+        ("continual tuning", "192"), ("LwF", "20"), ("background taught", "30"),
+    ]  # fmt: skip
+    assert long.title.endswith(": rivals with the long budget")
+    assert equal.title.endswith(": rivals with the time that continual tuning took")
+    assert all(table.caption.startswith("3 seeds, 2 test cases") for table in (long, equal))
+    assert [long.rows[1][1], equal.rows[1][1]] == [".650", ".400"], "ACC of LwF with each budget"
+
+
+def test_all_comparisons_of_both_budgets_are_one_family() -> None:
+    found = told()
+    assert {one["family"] for one in found.measures["continual_less_rival"].values()} == {3}
+    assert all(
+        "by Holm over all 3 comparisons with both budgets" in t.caption for t in chapter_of(found).tables
+    )
+
+
+def test_the_headlines_say_the_budget_of_the_best_rival() -> None:
+    short = chapter_of(told()).short
+    assert "less that of LwF, the best of its rivals with the long budget: better" in short[0]
+    assert short[0].endswith("; the rival had 150 steps a round.")
+    assert "less that of LwF, the best of its rivals with the time that continual tuning took: " in short[1]
+    assert (
+        short[1].endswith("; the rival had as long as continual tuning, 20 steps a round.")
+        and len(short) == 2
+    )
+
+
+def test_who_learns_little_is_said_with_the_budget() -> None:
+    assert chapter_of(told()).said == [
+        "With the time that continual tuning took, LwF forgets little because it learns little: see the Dice of the new classes."
+    ], "and nothing of earlier rivals"
+
+
+def test_a_result_of_one_budget_is_told_as_ever() -> None:
+    found = chapter_of(told(budgets=1))
+    (table,) = found.tables
+    assert table.title == "What is kept, lost and learnt" and [row[0] for row in table.rows] == [
+        "continual tuning",
+        "LwF",
+    ]
+    assert "by Holm over 1, 6 cases" in table.caption and "budget" not in table.caption
+    (short,) = found.short
+    assert "less that of LwF, the best of its rivals: better" in short and "the rival had" not in short
+    assert found.said[0].startswith("LwF forgets little") and "PLOP was of an earlier form" in found.said[1]
+    drawn = plots_of(told(budgets=1))
+    assert len(drawn) == 3 and not any("budget" in plot.title or "dashed" in plot.caption for plot in drawn)
+    assert "what more would bring was not measured" in drawn[-2].caption
+
+
+def test_captions_say_budget_seeds_cases_and_what_is_drawn() -> None:
+    drawn = plots_of(told())
+    lines, bars = ([plot for plot in drawn if isinstance(plot, kind)] for kind in (Lines, Bars))
+    assert (
+        len(bars) == 4
+        and "150 steps over all weights" in bars[0].caption
+        and "20 to 30 steps" in bars[1].caption
+    )
+    assert all(
+        "Bars: means of 3 seeds, 2 test cases each; lines: from the lowest" in one.caption for one in bars
+    )
+    assert all(
+        "Bands: 95 % intervals over cases and seeds (n = 6 cases of 3 seeds)" in one.caption for one in lines
+    )
+    first, *_, last = [one for one in lines if "near zero" not in one.title]
+    assert "the long budget" in first.title and "Rivals had the long budget" in first.caption
+    assert "the time that continual tuning took" in last.title and "Their lines are dashed" in last.caption
+    assert [s.dashed for s in first.series] == [False, False] and [s.dashed for s in last.series] == [
+        False,
+        True,
+        True,
+    ]
+    assert all(draw_plot(plot, "p").startswith("<svg") for plot in drawn)
+
+
+@pytest.mark.parametrize("kept", [("equal_time", "ways"), ("ways",), ()], ids=["both", "long", "none"])
+def test_a_run_with_few_rivals_or_none_is_told(kept: tuple[str, ...]) -> None:
+    found = told()
+    for seed in found.details.values():
+        seed["ways"] = {n: way for n, way in seed["ways"].items() if n == "continual" or "ways" in kept}
+        seed["equal_time"] = seed["equal_time"] if "equal_time" in kept else {}
+    chapter = chapter_of(found)
+    assert len(chapter.tables) == max(1, len(kept)) and chapter.short[0].startswith(
+        "Forgetting: after 1 rounds"
+    )
+    assert len([plot for plot in plots_of(found) if isinstance(plot, Bars)]) == 2 * max(1, len(kept))
+
+
+@pytest.mark.parametrize("other", ["continual", *RIVALS])
+def test_every_rival_has_a_place_of_its_own(other: str) -> None:
+    ways = ["continual", *RIVALS]
+    places = [forgetting_plots._place(way) for way in ways]
+    looks = [forgetting_plots._colour(way) for way in ways]
+    drawn = {(colour(look), marker(look)) for look in looks}
+    assert places.count(forgetting_plots._place(other)) == 1, f"add {other} to _COLOURS of the plots"
+    assert looks.count(forgetting_plots._colour(other)) == 1
+    assert len({tint for tint, _ in drawn}) == len({mark for _, mark in drawn}) == len(ways)
+    assert forgetting_plots._colour(other) == forgetting_plots._colour(f"{other}, equal time")
 
 
 def test_figures_by_hand() -> None:
@@ -374,5 +525,42 @@ def test_without_a_checkout_there_are_no_rivals(tmp_path: Path) -> None:
 
 
 def test_some_rivals_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CTUNE_RIVALS", "LwF,rehearsal")
-    assert list(find_rivals()) == ["LwF", "rehearsal"]
+    monkeypatch.setenv("CTUNE_RIVALS", "rehearsal, LwF")
+    assert list(find_rivals()) == ["LwF", "rehearsal"], "in their own order"
+
+
+def test_a_name_that_is_no_rival_is_said_before_anything_is_measured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CTUNE_RIVALS", "LwF,rehersal")
+    said = (
+        "^expected names of rivals in CTUNE_RIVALS, with commas, got 'rehersal'; known are fine-tuning, background, LwF, EWC, MiB, "
+        "PLOP, rehearsal, rehearsal with pyramids$"
+    )
+    with pytest.raises(UsageError, match=said):
+        find_rivals()
+    for measure in (
+        lambda: forgetting.run("smoke", (0,), tmp_path, silent),
+        lambda: forgetting.measure_seed("smoke", 0, tmp_path, silent),
+    ):
+        with pytest.raises(UsageError, match="CTUNE_RIVALS"):
+            measure()
+    assert not list(tmp_path.iterdir()), "no cohort was drawn"
+
+
+def left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """What a run says that it did not measure, without measuring anything."""
+    monkeypatch.setattr(forgetting, "measure_seed", lambda *_: (told().details["seed 0"], "digest"))
+    return list(forgetting.run("smoke", (0,), tmp_path, silent).failures)
+
+
+def test_what_is_left_out_is_said_with_its_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert left_out(monkeypatch, tmp_path) == []
+    monkeypatch.setenv("CTUNE_RIVALS", ",".join(RIVALS))
+    assert left_out(monkeypatch, tmp_path) == [], "all of them were asked for"
+    monkeypatch.setenv("CTUNE_RIVALS", "LwF")
+    assert left_out(monkeypatch, tmp_path) == ["not every rival: LwF alone, as CTUNE_RIVALS asked"]
+    monkeypatch.setenv("CTUNE_RIVALS", "")
+    assert find_rivals() == {}
+    assert left_out(monkeypatch, tmp_path) == ["no rivals: CTUNE_RIVALS is empty"]
+    assert rivals_left_out(tmp_path) == ["rivals: benchmarks/rivals is part of a checkout, and this is none"]

@@ -25,7 +25,7 @@ RIVALS = {
     "rehearsal": Rival(rehearsal),
     "rehearsal with pyramids": Rival(rehearsal, head="pyramid"),
 }
-"""{name: rival}, in the order in which they are shown.
+"""{name: rival}, in the order in which they are measured; each has a colour of its own in ``ctune.bench.forgetting.plots``.
 
 New classes get text heads, as full training makes them: with every weight training on dense patches a step with one pyramid
 takes about half as long again, and each further pyramid that a method trains or asks adds as much. One rival has them too.

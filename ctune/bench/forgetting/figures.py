@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import Enum
 from statistics import mean
 from typing import Any
 
@@ -21,18 +22,61 @@ Seed = Mapping[str, Any]
 Way = Sequence[Mapping[str, Any]]
 
 
+class Budget(Enum):
+    """What rivals may spend on a round. ONE: of a result from before there were two."""
+
+    ONE = ""
+    LONG = "with the long budget"
+    EQUAL = "with the time that continual tuning took"
+
+    @property
+    def behind(self) -> str:
+        """Behind a noun: " with the long budget"."""
+        return f" {self.value}" if self.value else ""
+
+    @property
+    def titled(self) -> str:
+        """Behind a title."""
+        return f": rivals {self.value}" if self.value else ""
+
+    @property
+    def had(self) -> str:
+        """A sentence behind others."""
+        if self is Budget.LONG:
+            return " Rivals had the long budget: a number of steps, the same for all."
+        if self is Budget.EQUAL:
+            return " Rivals had as long as continual tuning took in the same round of the same seed."
+        return ""
+
+
+def both_budgets(seeds: Sequence[Seed]) -> list[Seed]:
+    """The same seeds with every way in `ways`; a rival with the time of continual tuning is the way "NAME, equal time".
+
+    A result from before rivals had two budgets has one way a rival, as it was kept. Ways of which no round is there are left out.
+
+    >>> (seed,) = both_budgets([{"base": {}, "ways": {"LwF": [1]}, "equal_time": {"LwF": [2]}}])
+    >>> seed["ways"]
+    {'LwF': [1], 'LwF, equal time': [2]}
+    """
+    found = list[Seed]()
+    for seed in seeds:
+        equal = {equal_time(name): way for name, way in seed.get("equal_time", {}).items()}
+        ways = {name: way for name, way in {**seed["ways"], **equal}.items() if way}
+        found.append({**seed, "ways": ways})
+    return found
+
+
+def of_one_budget(seeds: Sequence[Seed]) -> bool:
+    """Whether the seeds are of a result from before rivals had two budgets: theirs was about the time of continual tuning."""
+    return not any("equal_time" in seed for seed in seeds)
+
+
 def summary(seeds: Sequence[Seed]) -> dict[str, Any]:
-    """The measures. Plain names are those of continual tuning, ``..._by_way`` has every way; means over seeds, and the worst
-    seed for what must not happen at all. A rival with the time of continual tuning is the way "NAME, equal time"."""
-    # A result of before rivals were measured with equal time has none.
-    found = [
-        {**seed["ways"], **{equal_time(name): way for name, way in seed.get("equal_time", {}).items()}}
-        for seed in seeds
-    ]
-    ways = list(found[0])
-    metrics = {
-        way: [way_figures(s["base"], f[way]) for s, f in zip(seeds, found, strict=True)] for way in ways
-    }
+    """The measures. Plain names are those of continual tuning, ``..._by_way`` has every way of both budgets; means over seeds,
+    and the worst seed for what must not happen at all."""
+    every = both_budgets(seeds)
+    ways = list(every[0]["ways"])
+    metrics = {way: [way_figures(seed["base"], seed["ways"][way]) for seed in every] for way in ways}
     combined: Mapping[str, Callable[[Iterable[float]], float]] = {
         "acc": mean, "bwt": mean, "forgetting": mean, "max_case_drop": max, "voxels_changed": sum,
         "dice_new_classes": mean, "learning_seconds": mean, "steps_a_round": mean,
@@ -41,22 +85,37 @@ def summary(seeds: Sequence[Seed]) -> dict[str, Any]:
         name: {way: combine(seed[name] for seed in metrics[way]) for way in ways}
         for name, combine in combined.items()
     }
-    last = [{way: stages[-1]["dice"] for way, stages in of.items()} for of in found]
-    rivals = {
-        way: [case_differences(s[CONTINUAL], s[way], sorted(s[way])) for s in last]
-        for way in ways
-        if way != CONTINUAL
-    }
-    compared = comparisons(rivals, MARGIN)
-    for way, verdict in compared.items():
-        verdict["said"] += f"; the rival had {budget_of(way, by_way['steps_a_round'][way])}"
     kept = [stage["max_abs_logit_change"] for seed in seeds for stage in seed["ways"][CONTINUAL]]
     return {
         **{name: values[CONTINUAL] for name, values in by_way.items()},
         "unrevised_max_abs_logit_change": max(kept),
         **{f"{name}_by_way": values for name, values in by_way.items()},
-        "continual_less_rival": compared,
+        "continual_less_rival": against(seeds),
     }
+
+
+def against(seeds: Sequence[Seed], shared: bool = False) -> dict[str, dict[str, Any]]:
+    """Continual tuning less each rival after the last round, all classes: ``statistics.comparisons``, one family over both
+    budgets. What is said of a rival ends with the budget that it had; where there was but one, ``of_one_budget``, without.
+
+    shared: the seeds have the same test cases.
+    """
+    ways = [seed["ways"] for seed in both_budgets(seeds)]
+    rivals = [way for way in dict.fromkeys(way for of in ways for way in of) if way != CONTINUAL]
+    differences = {
+        way: [
+            case_differences(of[CONTINUAL][-1]["dice"], of[way][-1]["dice"], sorted(of[way][-1]["dice"]))
+            for of in ways
+            if way in of
+        ]
+        for way in rivals
+    }
+    found = comparisons(differences, MARGIN, shared)
+    if not of_one_budget(seeds):
+        for way, verdict in found.items():
+            steps = mean(_steps(of[way]) for of in ways if way in of)
+            verdict["said"] += f"; the rival had {budget_of(way, steps)}"
+    return found
 
 
 def budget_of(way: str, steps: float) -> str:
@@ -66,12 +125,31 @@ def budget_of(way: str, steps: float) -> str:
     ('240 steps a round', 'as long as continual tuning, 23 steps a round')
     """
     taken = f"{steps:.0f} steps a round"
-    return f"as long as continual tuning, {taken}" if way.endswith(_EQUAL_TIME) else taken
+    return f"as long as continual tuning, {taken}" if has_equal_time(way) else taken
 
 
 def equal_time(rival: str) -> str:
     """The name of the way of a rival that has the time of continual tuning."""
     return f"{rival}{_EQUAL_TIME}"
+
+
+def has_equal_time(way: str) -> bool:
+    """Whether a way is that of a rival with the time of continual tuning."""
+    return way.endswith(_EQUAL_TIME)
+
+
+def rival_of(way: str) -> str:
+    """The rival whose way it is, whatever its budget.
+
+    >>> rival_of("LwF, equal time"), rival_of("LwF")
+    ('LwF', 'LwF')
+    """
+    return way.removesuffix(_EQUAL_TIME)
+
+
+def _steps(rounds: Way) -> float:
+    """Steps a round."""
+    return float(mean(stage["steps"] for stage in rounds))
 
 
 def way_figures(base: Mapping[str, Any], rounds: Way) -> dict[str, float]:
@@ -92,7 +170,7 @@ def way_figures(base: Mapping[str, Any], rounds: Way) -> dict[str, float]:
         "voxels_changed": sum(n for stage in rounds for n in stage["voxels_changed"].values()),
         "dice_new_classes": mean(_mean(rounds[-1]["dice"][name]) for name in new),
         "learning_seconds": sum(stage["cpu_seconds"] for stage in rounds),
-        "steps_a_round": mean(stage["steps"] for stage in rounds),
+        "steps_a_round": _steps(rounds),
     }  # fmt: skip
 
 

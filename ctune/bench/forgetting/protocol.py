@@ -9,7 +9,6 @@ cases, on the CT's own grid.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -21,7 +20,7 @@ import torch
 
 from ctune.bench.catalogue import Preset
 from ctune.bench.forgetting.figures import CONTINUAL, equal_time, gates, summary
-from ctune.bench.forgetting.rivals import Pace, Rival, Task, find_rivals
+from ctune.bench.forgetting.rivals import Pace, Rival, Task, find_rivals, rivals_left_out
 from ctune.bench.forgetting.rounds import look, new_stage, read_stage, write_stage
 from ctune.bench.machine import torch_device
 from ctune.bench.result import Measured
@@ -55,26 +54,23 @@ CHANNELS = {Preset.SMOKE: (4, 8, 16)}
 
 def run(preset: str, seeds: Sequence[int], work: Path, on_progress: OnProgress) -> Measured:
     """See ``ctune.bench.catalogue.Bench``."""
+    # First of all: a name that is no rival is said before hours of work.
+    missing = rivals_left_out()
     by_seed, data = dict[str, Any](), dict[str, str]()
     for seed in seeds:
         by_seed[f"seed {seed}"], digest = measure_seed(preset, seed, work / f"seed-{seed}", on_progress)
         data[f"cohort, seed {seed}"] = digest
-    rivals = find_rivals()
     measures = summary(list(by_seed.values()))
-    missing = [] if rivals else ["rivals: benchmarks/rivals is part of a checkout, and this is none"]
-    missing += [f"not every rival: {', '.join(rivals)} alone, as CTUNE_RIVALS asked"] * (
-        "CTUNE_RIVALS" in os.environ
-    )
     return Measured(measures, by_seed, missing, data, gates(measures))
 
 
 def measure_seed(preset: str, seed: int, folder: Path, on_progress: OnProgress) -> tuple[dict[str, Any], str]:
     """Everything of one seed, and the digest of its cohort. Seeds in processes of their own fill the folders of one run:
     `folder` is then what ``run`` will look for, ``seed-N`` in the run's."""
-    size = Preset(preset)
+    size, rivals = Preset(preset), find_rivals()
     study = make_cohort(folder, config_of(preset, seed), SCALES[size], seed, on_progress)
     device = torch.device(torch_device(preset))
-    found = measure(study, find_rivals(), STEPS[size], EQUALLY_LONG[size], folder, device, on_progress)
+    found = measure(study, rivals, STEPS[size], EQUALLY_LONG[size], folder, device, on_progress)
     return found, study.digest()
 
 

@@ -19,12 +19,15 @@ import torch
 
 from ctune.config import Optimisation
 from ctune.data.prepared import PreparedCase
+from ctune.errors import UsageError
 from ctune.model.heads import Kind
 from ctune.model.network import Network
 from ctune.types import OnProgress
 
 FOLDER = Path(__file__).resolve().parents[3] / "benchmarks" / "rivals"
 _MODULE = "ctune_rivals"
+ASKED = "CTUNE_RIVALS"
+"""Names with commas: the rivals that a run measures."""
 
 
 class Pace:
@@ -100,8 +103,39 @@ class Rival:
 def find_rivals(folder: Path = FOLDER) -> dict[str, Rival]:
     """{name: rival} of a checkout, in the order of its ``RIVALS``; none where there is no checkout.
 
-    CTUNE_RIVALS, names with commas, takes some of them: each costs as much time as continual tuning, or more.
+    CTUNE_RIVALS, names with commas, takes some of them, or none when it is empty: each costs as much time as continual tuning,
+    or more. Raises UsageError for a name in it that is no rival.
     """
+    known = _known(folder)
+    asked = _asked()
+    if not known or asked is None:
+        return known
+    if unknown := [name for name in asked if name not in known]:
+        raise UsageError(
+            f"expected names of rivals in {ASKED}, with commas, got {', '.join(map(repr, unknown))}; known are {', '.join(known)}"
+        )
+    return {name: known[name] for name in known if name in asked}
+
+
+def rivals_left_out(folder: Path = FOLDER) -> list[str]:
+    """Why a run measures no rivals, or not all of them; empty when it measures all."""
+    known, found = _known(folder), find_rivals(folder)
+    if not known:
+        return ["rivals: benchmarks/rivals is part of a checkout, and this is none"]
+    if not found:
+        return [f"no rivals: {ASKED} is empty"]
+    if len(found) < len(known):
+        return [f"not every rival: {', '.join(found)} alone, as {ASKED} asked"]
+    return []
+
+
+def _asked() -> list[str] | None:
+    """Names in CTUNE_RIVALS; None where it is not set."""
+    names = os.environ.get(ASKED)
+    return None if names is None else [name.strip() for name in names.split(",") if name.strip()]
+
+
+def _known(folder: Path) -> dict[str, Rival]:
     init = folder / "__init__.py"
     if not init.exists():
         return {}
@@ -111,6 +145,4 @@ def find_rivals(folder: Path = FOLDER) -> dict[str, Rival]:
         module = importlib.util.module_from_spec(spec)
         sys.modules[_MODULE] = module
         spec.loader.exec_module(module)
-    known = dict(cast("Mapping[str, Rival]", sys.modules[_MODULE].RIVALS))
-    asked = os.environ.get("CTUNE_RIVALS")
-    return {name: known[name] for name in known if asked is None or name in asked.split(",")}
+    return dict(cast("Mapping[str, Rival]", sys.modules[_MODULE].RIVALS))
