@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from ctune.bench.catalogue import Preset
 from ctune.bench.result import Gate
 from ctune.bench.selection.cohort import COARSE, HIPPOCAMPUS, PHANTOMS
+from ctune.bench.selection.compared import with_rounds
 from ctune.bench.selection.finding import RECIPES, mean_of, ranking
 from ctune.bench.selection.regions import Regions
 
@@ -21,6 +23,24 @@ Found = Mapping[str, Any]
 Point = tuple[float, float]
 
 
+@dataclass(frozen=True)
+class Across:
+    """A figure over all seeds and that of each: what is pooled is not the mean of the seeds. None: nothing to measure; seeds
+    without it are left out."""
+
+    value: float | None
+    seeds: tuple[float, ...]
+
+    @property
+    def low(self) -> float | None:
+        """Lowest of the seeds."""
+        return min(self.seeds, default=None)
+
+    @property
+    def high(self) -> float | None:
+        return max(self.seeds, default=None)
+
+
 def summary(seeds: Sequence[Mapping[str, Found]], large: Mapping[str, Any] | None) -> dict[str, Any]:
     """The measures over all seeds; those of a large case where it was measured."""
     out: dict[str, Any] = {}
@@ -28,7 +48,7 @@ def summary(seeds: Sequence[Mapping[str, Found]], large: Mapping[str, Any] | Non
         found = [seed[data] for seed in seeds if data in seed]
         if found:
             out |= {f"{name}{end}": value for name, value in of_data_set(found).items()}
-            worth = _worth([one["worth"] for one in found if one["worth"]])
+            worth = _worth(with_rounds(found))
             # Rounds are run on one of the two kinds of phantoms.
             out |= {f"{name}{'' if data == COARSE else end}": value for name, value in worth.items()}
     for recipe in RECIPES if large else ():
@@ -39,6 +59,11 @@ def summary(seeds: Sequence[Mapping[str, Found]], large: Mapping[str, Any] | Non
 
 
 def of_data_set(found: Sequence[Found]) -> dict[str, Any]:
+    """What was found, and what it took. The ratios of time are of all seeds together."""
+    return {**found_in(found), **times(found)}
+
+
+def found_in(found: Sequence[Found]) -> dict[str, Any]:
     """Regions are counted over all seeds together; ranks and shares are means over the seeds."""
     regions = {recipe: sum((regions_of(one, recipe) for one in found), Regions()) for recipe in RECIPES}
     orders = {
@@ -46,6 +71,19 @@ def of_data_set(found: Sequence[Found]) -> dict[str, Any]:
         "aa8k": [ranking(_recipe(one, "aa8k")["score"], _dice(one)) for one in found],
         "entropy": [ranking(_recipe(one, "ctune")["entropy"], _dice(one)) for one in found],
     }
+    return {
+        "sensitivity": {recipe: all_.sensitivity for recipe, all_ in regions.items()},
+        "precision": {recipe: all_.precision for recipe, all_ in regions.items()},
+        "attention_over_error_volume": {recipe: all_.volume_ratio for recipe, all_ in regions.items()},
+        "spearman": {name: mean(r["spearman"] or 0.0 for r in rows) for name, rows in orders.items()},
+        "worst_tenth_in_first_fifth": {
+            name: mean(r["worst_tenth_in_first_fifth"] or 0.0 for r in rows) for name, rows in orders.items()
+        },
+    }
+
+
+def times(found: Sequence[Found]) -> dict[str, Any]:
+    """Processor time of scoring over that of predicting, all seeds together."""
     scoring = {r: sum(_recipe(one, r)["cpu_seconds"] for one in found) for r in RECIPES}
     flipped, plain = (
         sum(one["predicting"].get(name, 0.0) for one in found)
@@ -56,16 +94,20 @@ def of_data_set(found: Sequence[Found]) -> dict[str, Any]:
         {"scoring_over_plain_prediction_time": {r: s / plain for r, s in scoring.items()}} if plain else {}
     )
     return {
-        "sensitivity": {recipe: all_.sensitivity for recipe, all_ in regions.items()},
-        "precision": {recipe: all_.precision for recipe, all_ in regions.items()},
-        "attention_over_error_volume": {recipe: all_.volume_ratio for recipe, all_ in regions.items()},
-        "spearman": {name: mean(r["spearman"] or 0.0 for r in rows) for name, rows in orders.items()},
-        "worst_tenth_in_first_fifth": {
-            name: mean(r["worst_tenth_in_first_fifth"] or 0.0 for r in rows) for name, rows in orders.items()
-        },
         "scoring_over_prediction_time": {r: spent / flipped for r, spent in scoring.items()},
         **over_plain,
     }
+
+
+def across(
+    found: Sequence[Found], measured: Callable[[Sequence[Found]], Mapping[str, Any]]
+) -> dict[str, dict[str, Across]]:
+    """{figure: {way: its value over all seeds, and those of each}} of ``found_in`` or ``times``."""
+    each = [measured([one]) for one in found]
+    return {
+        name: {way: Across(value, tuple(v for one in each if (v := one[name][way]) is not None)) for way, value in ways.items()}
+        for name, ways in measured(found).items()
+    }  # fmt: skip
 
 
 def regions_of(one: Found, recipe: str) -> Regions:
@@ -83,26 +125,47 @@ def _dice(one: Found) -> Mapping[str, Mapping[str, float | None]]:
     return found
 
 
-def _worth(seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    if not seeds:
+def _worth(found: Sequence[Found]) -> dict[str, Any]:
+    if not found:
         return {}
+    seeds = [one["worth"] for one in found]
     curves = {way: mean_curve([seed[way] for seed in seeds]) for way in seeds[0]}
-    by_seed = [ratios_to_random({way: curve(found) for way, found in seed.items()}) for seed in seeds]
+    by_seed = ratios_by_seed(seeds)
     return {
-        "minutes_ratio_to_random": ratios_to_random(curves),
-        "minutes_ratio_to_random_by_seed": {way: [one[way] for one in by_seed] for way in curves},
+        "minutes_ratio_to_random": ratios(by_seed),
+        "minutes_ratio_to_random_by_seed": by_seed,
         "first_dice": curves["random"][0][1],
         "final_dice": {way: points[-1][1] for way, points in curves.items()},
         "final_minutes": {way: points[-1][0] for way, points in curves.items()},
     }
 
 
+def ratios(by_seed: Mapping[str, Sequence[float | None]]) -> dict[str, float | None]:
+    """{way: mean of the seeds' ratios}; None, not decided, where a seed has none: the way does not come there, or random choice
+    gained nothing, so that there is nowhere to come to.
+
+    A mean curve would have a ratio even where most seeds have none.
+
+    >>> ratios({"ctune": [0.5, 0.7], "diverse": [0.5, None]})
+    {'ctune': 0.6, 'diverse': None}
+    """
+    known = {way: [one for one in of if one is not None] for way, of in by_seed.items()}
+    return {way: mean(of) if len(of) == len(by_seed[way]) else None for way, of in known.items()}
+
+
+def ratios_by_seed(seeds: Sequence[Mapping[str, Any]]) -> dict[str, list[float | None]]:
+    """{way: ``ratios_to_random`` seed by seed}; of a way that a seed did not go, None. seeds: {way: its rounds}."""
+    found = [ratios_to_random({way: curve(rounds) for way, rounds in one.items()}) for one in seeds]
+    return {way: [one.get(way) for one in found] for way in found[0]}
+
+
 def ratios_to_random(curves: Mapping[str, Sequence[Point]]) -> dict[str, float | None]:
-    """{way: its minutes to the Dice with which random choice ends, over random's}; None where it never comes there.
+    """{way: its minutes to the Dice with which random choice ends, over all of random's}; None where it never comes there.
 
-    None for every way where random choice ends no higher than it began: there is nothing to reach.
+    Random choice itself is below 1 where it came there before its end. None for every way where it ends no higher than it
+    began: there is nothing to reach.
 
-    >>> ratios_to_random({"random": [(0.0, 0.5), (20.0, 0.7)], "ctune": [(0.0, 0.5), (10.0, 0.7)]})
+    >>> ratios_to_random({"random": [(0.0, 0.5), (20.0, 0.7)], "ctune": [(0.0, 0.5), (10.0, 0.8)]})
     {'random': 1.0, 'ctune': 0.5}
     """
     (_, first), (spent, goal) = curves["random"][0], curves["random"][-1]
@@ -131,19 +194,14 @@ def mean_curve(ways: Sequence[Mapping[str, Any]]) -> list[Point]:
 
 
 def minutes_to(points: Sequence[Point], goal: float) -> float | None:
-    """Minutes at which a curve, straight between its points, first comes to a Dice; None when it never does.
+    """Minutes of the first measured point at or above a Dice; None when there is none.
+
+    Whole rounds: nobody has a model after half a round, so that nothing is read off between two points.
 
     >>> minutes_to([(0.0, 0.5), (10.0, 0.7), (20.0, 0.8)], 0.6)
-    5.0
+    10.0
     """
-    before = points[0]
-    for point in points:
-        if point[1] >= goal:
-            rise = point[1] - before[1]
-            share = (goal - before[1]) / rise if rise > 0 else 0.0
-            return round(before[0] + max(share, 0.0) * (point[0] - before[0]), 6)
-        before = point
-    return None
+    return next((minutes for minutes, dice in points if dice >= goal), None)
 
 
 def gates(measures: Mapping[str, Any], preset: Preset) -> list[Gate]:

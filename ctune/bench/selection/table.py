@@ -11,7 +11,9 @@ from typing import Any
 
 from ctune.bench.result import BenchResult, all_results
 from ctune.bench.run import RESULTS
+from ctune.bench.selection.chapter import compared_in_words, gain_in_words
 from ctune.bench.selection.cohort import COARSE, HIPPOCAMPUS
+from ctune.bench.selection.compared import against, gain, with_rounds
 from ctune.bench.selection.figures import ENDS, mean_curve
 from ctune.bench.selection.joined import joined
 from ctune.bench.selection.worth import WAYS
@@ -73,9 +75,10 @@ def _rounds(result: BenchResult) -> list[str]:
     lines = []
     seeds: list[Any] = [found for seed, found in sorted(result.details.items()) if seed.startswith("seed ")]
     for data, end in ((COARSE, ""), (HIPPOCAMPUS, ENDS[HIPPOCAMPUS])):
-        worth = [seed[data]["worth"] for seed in seeds if data in seed and seed[data]["worth"]]
-        if not worth:
+        ran = with_rounds([seed[data] for seed in seeds if data in seed])
+        if not ran:
             continue
+        worth = [one["worth"] for one in ran]
         curves = {way: mean_curve([one[way] for one in worth]) for way in worth[0]}
         count = len(curves["random"]) - 1
         head = " | ".join(["start", *(f"round {n + 1}" for n in range(count))])
@@ -86,11 +89,15 @@ def _rounds(result: BenchResult) -> list[str]:
         ]
         for way in [name for name in WAYS if name in curves]:
             points = [f"{minutes:.0f}: {_short(dice)}" for minutes, dice in curves[way]]
-            ratio = _cell(result.measures, f"minutes_ratio_to_random{end}", way)
+            decided: Any = result.measures[f"minutes_ratio_to_random{end}"]
+            ratio = "not decided" if decided[way] is None else _short(decided[way])
             each: Any = result.measures.get(f"minutes_ratio_to_random_by_seed{end}")
             by_seed = ", ".join(_short(value) for value in each[way]) if each else "-"
             lines.append(f"| `{WAYS[way][0]}` | {' | '.join(points)} | {ratio} | {by_seed} |")
-        lines.append("")
+        said = f"Gain of random choice: {gain_in_words(gain(ran))}."
+        if compared := against(ran):
+            said += f" {compared_in_words(data, compared)}"
+        lines += ["", said, ""]
     return lines[:-1]
 
 
