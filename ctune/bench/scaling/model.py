@@ -168,13 +168,14 @@ def rate_of(device: str, config: Config) -> dict[str, Any]:
     processor of processor seconds."""
     import torch
 
+    from ctune.inference.engine import windows_at_once
     from ctune.inference.runtime import TorchRuntime
     from ctune.model.base import build_base
     from ctune.model.heads import build_head
     from ctune.model.network import Network
 
     size, on_gpu = config.inference.patch_size, device.startswith("cuda")
-    windows, repeats = (4, 10) if on_gpu else (1, 11)
+    windows, repeats = windows_at_once(config.inference, torch.device(device)), 11
     clock = time.perf_counter if on_gpu else time.process_time
     base = build_base(config.base, 0)
     network = Network(base, {"liver": build_head("liver", "text", base, 0, config.heads)}).to(device)
