@@ -9,6 +9,7 @@ import pytest
 
 from ctune.bench.catalogue import Preset
 from ctune.bench.result import all_results
+from ctune.bench.scaling import chapter as scaling_chapter
 from ctune.bench.scaling import plots as scaling_plots
 from ctune.bench.scaling import protocol as scaling
 from ctune.bench.scaling.costs import GPU_HOUR, costs, table
@@ -223,6 +224,10 @@ def test_every_stage_of_every_size_is_kept(measured: Any) -> None:
 def test_what_is_modelled_is_drawn_as_such(measured: Any) -> None:
     from small_result import result_of
 
-    hours, missed = scaling_plots.plots(result_of("scaling", measured))
+    hours, missed, modelled = scaling_plots.plots(result_of("scaling", measured))
+    assert [bar.name for bar in modelled.bars] == list(measured.measures["modelled_relative_error"])
+    told = scaling_chapter.tables(result_of("scaling", measured))
+    assert any("off on the 3 rounds that were measured here" in said for said in told.said)
+    assert [row[0] for row in told.tables[1].rows][:3] == ["1 H200", "16 H200", "128 H200"]
     assert "Modelled, not measured" in hours.caption and hours.bars[-1].name == "all, 128 H200"
     assert missed.bars[0].text.endswith("%")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ctune.bench.report.tables import Chapter, Table, Tile, figure, seed_count, seeds_of, signed
@@ -19,7 +20,7 @@ def tables(result: BenchResult) -> Chapter:
         totals = [sum(stage[unit] for stage in seed["sizes"][size]["stages"].values()) for seed in seeds]
         measured = sum(totals) / len(totals)
         rows.append([size, figure(measured), figure(measured * (1 + error)), f"{signed(100 * error, 1)} %"])
-    hours = found["abdomenatlas_hours_on_h200"]
+    hours = dict(sorted(found["abdomenatlas_hours_on_h200"].items(), key=lambda pair: int(pair[0])))
     rate = "their rate was measured" if pool["rate_is_measured"] else "their rate is assumed, not measured"
     minutes = found["abdomenatlas_expert_minutes"]
     modelled = [[f"{n} H200", f"{figure(value)} hours"] for n, value in hours.items()]
@@ -40,7 +41,7 @@ def tables(result: BenchResult) -> Chapter:
     return Chapter(
         "Scaling",
         [f"{head}."],
-        [f"The last of {found['rounds_measured']} rounds took {figure(found['last_round_over_first'])} times the first."],
+        [f"The last of {found['rounds_measured']} rounds took {figure(found['last_round_over_first'])} times the first.", *_arithmetic(found)],
         [tile],
         [
             Table("Measured and predicted", ["", "measured", "predicted", "error"], rows,
@@ -50,3 +51,15 @@ def tables(result: BenchResult) -> Chapter:
                   f"tuning {figure(pool['tune_hours'])} h on one."),
         ],
     )  # fmt: skip
+
+
+def _arithmetic(found: Mapping[str, Any]) -> list[str]:
+    """How far the model itself is off where it can be checked: not the line, which is fitted."""
+    missed = found.get("modelled_relative_error")
+    if not missed:
+        return []
+    low, high = (f"{100 * end:+.0f} %" for end in (min(missed.values()), max(missed.values())))
+    return [
+        f"The model that is carried on, operations counted times a rate, is {low} to {high} off on the {len(missed)} rounds that were measured here, "
+        "predicting and tuning, with the rate of this device."
+    ]

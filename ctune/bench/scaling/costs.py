@@ -67,7 +67,8 @@ def table(found: Mapping[str, Any], expert_minutes: float) -> str:
         "| accelerators | a round | predict the pool | start | tune | dollars | of linear | experts |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for n, on in found["by_accelerators"].items():
+    # A result has its keys in the order of their letters.
+    for n, on in sorted(found["by_accelerators"].items(), key=lambda pair: int(pair[0])):
         minutes = [60 * on[name] for name in ("hours", "predict_hours", "start_hours", "tune_hours")]
         times = " | ".join(f"{m:.1f} min" for m in minutes)
         rows.append(
