@@ -118,9 +118,7 @@ def test_what_nothing_can_be_said_of_is_not_counted_as_kept(tmp_path: Path) -> N
     write_result(result(gates=gates), tmp_path)
     write_pages(tmp_path, tmp_path / "b.md", tmp_path / "b.html")
     text, page = (tmp_path / "b.md").read_text(), (tmp_path / "b.html").read_text()
-    assert (
-        "1 of 2 promises are kept, of 1 nothing can be said." in text and "of 1 nothing can be said" in page
-    )
+    assert "1 of 2 promises are kept; 1 is not decided." in text and "1 is not decided" in page
     assert "| none | at most 0.5 | not decided | one seed |" in text and "**Promised, not decided:**" in text
     assert "**Promised, not kept:**" not in text and "Promised, not kept" not in page
 

@@ -112,7 +112,7 @@ def promises_of(bench: Bench, results: Sequence[BenchResult]) -> list[Promise]:
 def counted(promises: Sequence[Promise]) -> str:
     """How many are kept, in a sentence."""
     kept, open_ = (sum(p.state == state for p in promises) for state in (KEPT, UNDECIDED))
-    undecided = f", of {open_} nothing can be said" if open_ else ""
+    undecided = f"; {open_} {'is' if open_ == 1 else 'are'} not decided" if open_ else ""
     return f"{kept} of {len(promises)} promises are kept{undecided}."
 
 

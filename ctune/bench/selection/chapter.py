@@ -69,7 +69,7 @@ def minutes_in_words(reached: Sequence[float], seeds: int, gained: Interval) -> 
     count, from_it = seed_count(seeds), f"{gain_in_words(gained)} from where it began"
     if len(reached) == seeds:
         return f"importance needs {spread(reached)} {choice} {goal}, {from_it}, in whole rounds ({count})"
-    some = f"importance comes there, or there is anything to come to, in {len(reached)} of {count}"
+    some = f"in {seeds - len(reached)} of {count} it does not come there, or random choice gains nothing"
     return f"how many {choice} importance needs {goal}, {from_it}, is not decided: {some}"
 
 
