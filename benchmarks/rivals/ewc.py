@@ -5,8 +5,10 @@ learnt; those of all tasks are summed and the anchor is the newest (Huszar, PNAS
 
 The equation weighs two log-likelihoods, sums over observations, against each other; the loss here is a mean over voxels. With
 both sides divided by the voxels of a patch V, the spring gets V times the squared gradient of the mean cross-entropy of a
-patch, and with lambda = 1 it is Laplace's approximation of a task that counts as much as the new one. There is no published
-lambda to take: the paper searched one for each problem.
+patch, and with lambda = 1 it is Laplace's approximation of a task that counts as much as the new one. That holds far too
+little here. There is no published lambda to take, the paper searched one for each problem, and so do we: mean Dice of all classes
+after two rounds (seed 0, ``--preset cpu``, long budget) was .32 with 1, .31 with 10, .37 with 100, .42 with 300, .63 with 1,000
+and with 10,000, of which the first learns more.
 
 What differs: F is empirical, with the labels of the cases in place of labels drawn from the network, over a few patches; the
 cross-entropy alone makes it, while Dice trains too; voxels of a patch count as if they were independent of each other.
@@ -26,7 +28,7 @@ from ctune.types import UNLABELLED
 
 from .descent import descend
 
-STRENGTH = 1.0
+STRENGTH = 1000.0
 PATCHES = 12
 """That F is a mean of."""
 
