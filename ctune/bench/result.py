@@ -211,7 +211,8 @@ def write_result(result: BenchResult, folder: Path) -> Path:
     stem, number = f"{result.what}-{result.preset}-{device}", 1
     while (path := folder / (f"{stem}.json" if number == 1 else f"{stem}-{number}.json")).exists():
         number += 1
-    write_json(path, result.document())
+    # A line a value, so that git sees what changed; not indented: by case there are tens of thousands, and that is a third of the file.
+    write_json(path, result.document(), indent=0)
     return path
 
 

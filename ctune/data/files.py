@@ -31,10 +31,10 @@ def write_atomically(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_json(path: Path, value: Any, read_only: bool = False) -> None:
-    """Write `value` as indented JSON with sorted keys, atomically. Raises ValueError for NaN."""
+def write_json(path: Path, value: Any, read_only: bool = False, indent: int = 2) -> None:
+    """Write `value` as JSON with sorted keys, a line a value, atomically. Raises ValueError for NaN."""
     with write_atomically(path) as temporary:
-        text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False, default=_plain) + "\n"
+        text = json.dumps(value, indent=indent, sort_keys=True, allow_nan=False, default=_plain) + "\n"
         temporary.write_text(text, encoding="utf-8")
         if read_only:
             temporary.chmod(0o444)
