@@ -29,7 +29,7 @@ H200_FLOPS = 989e12
 USED = 0.2
 """Of that, what convolutions of 48 channels and window attention reach; assumed where none is there to measure."""
 AROUND_S = 2.5
-"""Processor seconds of a CT around the network (read, resample, blend, invert, write); assumed: 1.9 were measured with nine organs
+"""Processor seconds of a CT around the network (read, resample, blend, invert, write); assumed: 1.7 were measured with nine organs
 at 3 mm (results/inference-cpu-cpu.json), the network here sees 1.5 mm."""
 CORES = 16
 """Processor cores beside each accelerator; assumed."""
