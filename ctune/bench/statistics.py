@@ -18,6 +18,7 @@ none: the text says the margin, the interval and the number of cases.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -136,7 +137,7 @@ def _half_width(means: Sequence[float]) -> float:
     """
     from scipy.special import stdtrit
 
-    spread = float(np.std(means, ddof=1)) / len(means) ** 0.5
+    spread = float(np.std(means, ddof=1)) / math.sqrt(len(means))
     return float(stdtrit(len(means) - 1, (1 + CONFIDENCE) / 2)) * spread
 
 
