@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 
 import torch
@@ -30,8 +31,15 @@ def gradients(group: Group = ALONE, **changes: object) -> dict[str, torch.Tensor
     return {**found, "loss": loss}
 
 
-if __name__ == "__main__":
+def main(path: str) -> None:
     with joined() as joint:
         made = gradients(joint, accumulate=2)
         if joint.first:
-            save_file(made, sys.argv[1])
+            save_file(made, path)
+
+
+if __name__ == "__main__":
+    # In a function, and what it left collected: a group that lives until Python ends has threads that want Python's lock then, and
+    # a thread that wants it then is ended by force ("terminate called without an active exception").
+    main(sys.argv[1])
+    gc.collect()
