@@ -98,7 +98,8 @@ class HeadConfig(Section):
     text_encoder: str = ""
     """Folder of the table's encoder (all-MiniLM-L6-v2), for text heads of classes outside the table; relative to the project."""
     start_bias: Literal["random", "prior"] = "random"
-    """Last bias of the heads that training makes; prior: the log odds of the class in a voxel (Lin et al., 2017)."""
+    """Last bias of the heads that training makes, or a tuning of more than heads; prior: the log odds of the class in a voxel
+    (Lin et al., 2017)."""
 
 
 class Optimisation(Section):

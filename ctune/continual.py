@@ -31,7 +31,7 @@ from ctune.predict import masks_of, predict_case
 from ctune.project import Project
 from ctune.replay import earlier_cases, replay_cases, round_scores
 from ctune.strategy import JUDGED, must_be_seen, only, training_cases, training_data
-from ctune.train import settle, train
+from ctune.train import settle, start_at_priors, train
 from ctune.tune import Proof, TuneResult, feature_source, prove_unmoved, snapshot, tune_heads
 from ctune.types import AnnotationRecord, OnProgress, Source, Split, silent
 from ctune.validate import Change, compare
@@ -94,7 +94,12 @@ def tune_model(
     # Before anything trains: the heads of `model` are tuned in place.
     look = _validation(project, model.network, watched, device, frozen=heads_alone)
     old = look.dice(model.network, [n for n in trained if n in model.network.classes]) if look else {}
-    add_missing_heads(network, classes, project.config.model_copy(update={"heads": project.heads}), seed)
+    made = add_missing_heads(
+        network, classes, project.config.model_copy(update={"heads": project.heads}), seed
+    )
+    if not heads_alone and project.config.heads.start_bias == "prior":
+        # As full training begins. Heads on a frozen base take sub-patches around their class, where no odds are needed.
+        start_at_priors(network, cases, trained if settings.start == "scratch" else made)
     checkpoint = checkpoint_of(project, model, classes, seed)
     if heads_alone:
         result = _tune_heads(project, network, classes, cases, watched, seed, device, on_progress)
@@ -335,14 +340,17 @@ def watch_training(
     return Watch(network, lambda: validation.dice(network, network.classes), settings, keep)
 
 
-def add_missing_heads(network: Network, classes: Sequence[str], config: Config, seed: int) -> None:
-    """A new head for each of `classes` that has none, or one of another kind than ``tune.head`` asks for."""
+def add_missing_heads(network: Network, classes: Sequence[str], config: Config, seed: int) -> list[str]:
+    """A new head for each of `classes` that has none, or one of another kind than ``tune.head`` asks for; returns which."""
+    made = []
     for name in classes:
         own: Kind | None = network.head(name).kind if name in network.classes else None
         kind = (own or config.heads.new_kind) if config.tune.head == "keep" else config.tune.head
         if own != kind:
             head = build_head(name, kind, network.base, seed, config.heads)
             network.set_head(name, head.to(next(network.parameters()).device))
+            made.append(name)
+    return made
 
 
 def probe_windows(project: Project, case_ids: Sequence[str]) -> torch.Tensor:

@@ -75,7 +75,7 @@ def train_model(
     cases, used = training_data(project, wanted, wanted, TuneSettings(data="full"))
     must_be_seen(cases, wanted)
     if config.heads.start_bias == "prior":
-        start_at_priors(network, cases)
+        start_at_priors(network, cases, network.classes)
     result, look = _train_watched(project, name, network, cases, device, on_progress, group)
     settings = config.train.model_dump(mode="json")
     measured = {"seconds": result.seconds, "device": str(device), "processes": group.size}

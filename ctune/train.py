@@ -122,12 +122,12 @@ RAREST = 1e-5
 """Least share of voxels that a class counts as: of one that no case has, odds could not be told."""
 
 
-def start_at_priors(network: Network, cases: Sequence[PreparedCase]) -> None:
-    """Fresh heads begin by expecting their class as often as `cases` show it: its share of the voxels judged for it.
+def start_at_priors(network: Network, cases: Sequence[PreparedCase], classes: Sequence[str]) -> None:
+    """The fresh heads of `classes` begin by expecting their class as often as `cases` show it: its share of the voxels judged for it.
 
     At a bias near 0 a class of a thousandth of the voxels begins with a loss that all voxels but its own decide.
     """
-    for name in network.classes:
+    for name in classes:
         masks = [np.asarray(case.labels[name]) for case in cases if name in case.labels]
         seen, judged = (
             sum(int((m == 1).sum()) for m in masks),

@@ -12,13 +12,12 @@ from ctune.bench.catalogue import Preset
 from ctune.bench.paper import plots as paper_plots
 from ctune.bench.paper import protocol as paper
 from ctune.bench.paper import tables as paper_tables
-from ctune.bench.paper.protocol import PROTOCOLS, Protocol
-from ctune.bench.study import Scale
+from ctune.bench.paper.protocol import PROTOCOLS, Protocol, Sizes
 from ctune.classes import NEW_FOUR, NINE_ORGANS, OLD_FIVE
 from ctune.types import Source, silent
 
 TOY = Protocol(
-    {"unet_small": Scale(cases=2, revised=2, tests=1, epochs=1, look_every=1000, tune_epochs=1)},
+    {"unet_small": Sizes(cases=2, revised=2, tests=1, epochs=1, look_every=1000, tune_epochs=1)},
     {"unet_small": (("hybrid", "heads"), ("full", "all"))},
 )
 

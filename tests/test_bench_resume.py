@@ -13,7 +13,7 @@ from ctune.bench import study
 from ctune.bench.catalogue import Preset
 from ctune.bench.forgetting import protocol as forgetting
 from ctune.bench.paper import protocol as paper
-from ctune.bench.paper.protocol import PROTOCOLS, Protocol
+from ctune.bench.paper.protocol import PROTOCOLS, Protocol, Sizes
 from ctune.bench.run import run_bench
 from ctune.bench.scaling import protocol as scaling
 from ctune.bench.scaling.model import Round
@@ -45,7 +45,7 @@ def small_forgetting(patch: pytest.MonkeyPatch) -> None:
 
 
 def small_paper(patch: pytest.MonkeyPatch) -> None:
-    scale = Scale(cases=2, revised=2, tests=1, epochs=1, look_every=9, tune_epochs=1)
+    scale = Sizes(cases=2, revised=2, tests=1, epochs=1, look_every=9, tune_epochs=1)
     patch.setitem(
         PROTOCOLS, Preset.SMOKE, Protocol({"unet_small": scale}, {"unet_small": (("hybrid", "heads"),)})
     )

@@ -210,7 +210,7 @@ def test_heads_begin_with_the_odds_of_their_class(kind: Kind) -> None:
     liver = np.full((SIDE, SIDE, SIDE), UNLABELLED, dtype=np.uint8)
     liver[:10, 0, 0], liver[0, 0, 0] = 0, 1  # one voxel in ten that were judged
     case = PreparedCase("a", "a", np.zeros((SIDE, SIDE, SIDE), np.float32), {"liver": liver})
-    start_at_priors(net, [case])
+    start_at_priors(net, [case], net.classes)
     moved = net(torch.zeros(1, 1, SIDE, SIDE, SIDE), ["liver"]) - before
     assert torch.allclose(moved, torch.full_like(moved, math.log(0.1 / 0.9)), atol=1e-5)
     text = "expected a probability above 0 and below 1 for class liver, got 0; count its voxels"

@@ -45,11 +45,11 @@ class EarlierSeeds:
         """Digests of what they were measured on."""
 
     def seed(self, number: int, scale: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The details of one seed, where a result has them at this scale."""
+        """The details of one seed, where a result has them at this scale; it says it of each seed, or of all as `scales`."""
         name = f"seed {number}"
         for result in self._results:
             found: Any = result.details.get(name)
-            if found and found.get("scale") == plain(scale):
+            if found and found.get("scale", result.details.get("scales")) == plain(scale):
                 # A run of one seed has one part of this name.
                 self.parts |= {n: part for n, part in result.parts.items() if n.startswith(f"seed-{number}/")}
                 self.data |= {n: digest for n, digest in result.data.items() if n.endswith(name)}

@@ -199,7 +199,7 @@ def full_training(
     settings = study.settings(arm)
     cases, kept = study.cases(arm), curve(folder)
     if study.project.config.heads.start_bias == "prior":
-        start_at_priors(network, cases)
+        start_at_priors(network, cases, network.classes)
     rows = kept[: len(kept) // settings.checkpoint_every * settings.checkpoint_every]
     clock = Clock(
         **{k: rows[-1][n] for k, n in (("cpu", "cpu_seconds"), ("wall", "seconds"))} if rows else {}

@@ -220,7 +220,7 @@ def add_head(network: Network, name: str, kind: Kind, cases: Sequence[PreparedCa
     head = build_head(name, kind, network.base, study.seed, config.heads)
     if config.heads.start_bias == "prior":
         # Of this head alone: the others have learnt more than odds.
-        start_at_priors(Network(network.base, {name: head}), cases)
+        start_at_priors(Network(network.base, {name: head}), cases, [name])
     network.set_head(name, head)
 
 

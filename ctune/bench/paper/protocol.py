@@ -3,7 +3,9 @@
 Table 1: the base knows all nine organs, but four were badly annotated. Table 2 and Figure 1: the base never saw these four. In
 each of two rounds an expert revises the four in some cases; the model before is tuned with revised-only, hybrid or full data,
 through its heads or all its weights (Zhang et al., ISBI 2024, section 3). What the paper leaves open is set here: revised-only
-through all weights teaches what nobody annotated as background, which is what its collapse needs.
+through all weights teaches what nobody annotated as background, which is what its collapse needs. And all weights train in a round
+as they did before it, on windows as large as those that the network predicts on: its norms are of the window, and in smaller ones
+it has other features.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import numpy as np
 import torch
 
 from ctune.bench.catalogue import Preset
+from ctune.bench.earlier import EarlierSeeds
 from ctune.bench.machine import torch_device
 from ctune.bench.paper.tables import PUBLISHED, find_tables, summary
 from ctune.bench.result import Gate, Measured
@@ -39,15 +42,25 @@ ARMS = tuple(
 
 
 @dataclass(frozen=True)
+class Sizes(Scale):
+    """What a study does. tune_epochs: of a round through heads.
+
+    whole_epochs: of one through all weights; .4 of the base's, as in the paper.
+    """
+
+    whole_epochs: int = 1
+
+
+@dataclass(frozen=True)
 class Protocol:
     """What a preset does: the study of each backbone, and the ways that are tuned on it."""
 
-    scales: Mapping[str, Scale]
+    scales: Mapping[str, Sizes]
     arms: Mapping[str, Sequence[tuple[str, str]]]
 
 
 # Two revised cases a round: one alone may lack an organ.
-_TINY = Scale(cases=4, revised=4, tests=1, epochs=2, look_every=1000, tune_epochs=1)
+_TINY = Sizes(cases=4, revised=4, tests=1, epochs=2, look_every=1000, tune_epochs=1)
 PROTOCOLS = {
     Preset.SMOKE: Protocol(
         {"unet_small": _TINY, "swin_unetr": replace(_TINY, cases=2, epochs=1)},
@@ -55,13 +68,13 @@ PROTOCOLS = {
     ),
     Preset.CPU: Protocol(
         {
-            "unet_small": Scale(cases=40, revised=12, tests=12, epochs=24, look_every=1000),
-            "swin_unetr": Scale(cases=12, revised=6, tests=4, epochs=12, look_every=1000),
+            "unet_small": Sizes(cases=60, revised=12, tests=20, epochs=40, look_every=1000, tune_epochs=8, whole_epochs=16),
+            "swin_unetr": Sizes(cases=12, revised=6, tests=8, epochs=40, look_every=1000, tune_epochs=8, whole_epochs=16),
         },
         {"unet_small": ARMS, "swin_unetr": ARMS},
     ),
     Preset.GPU: Protocol(
-        {name: Scale(cases=120, revised=12, tests=40, epochs=100, size="medium", look_every=1000, tune_epochs=20)
+        {name: Sizes(cases=120, revised=12, tests=40, epochs=100, size="medium", look_every=1000, tune_epochs=20, whole_epochs=40)
          for name in ("unet", "swin_unetr")},
         {"unet": ARMS, "swin_unetr": ARMS},
     ),
@@ -72,26 +85,41 @@ def run(preset: str, seeds: Sequence[int], work: Path, on_progress: OnProgress) 
     """See ``ctune.bench.catalogue.Bench``."""
     device, protocol = torch.device(torch_device(preset)), PROTOCOLS[Preset(preset)]
     found, data = dict[str, Any](), dict[str, str]()
-    total = len(seeds) * len(protocol.scales) * len(SETTINGS)
+    scales = {backbone: asdict(scale) for backbone, scale in protocol.scales.items()}
+    total, earlier = len(seeds) * len(protocol.scales) * len(SETTINGS), EarlierSeeds("paper", preset)
     for seed in seeds:
+        if (known := earlier.seed(seed, scales)) is not None:
+            found[f"seed {seed}"] = known
+            continue
         for backbone, scale in protocol.scales.items():
             for setting in SETTINGS:
                 folder = work / f"seed-{seed}" / backbone / setting.replace(" ", "-")
                 study = make_setting(
                     folder, config_of(preset, backbone, seed), scale, setting, seed, on_progress
                 )
-                data[f"cohort, seed {seed}, {backbone}"] = study.digest()
+                data[f"cohort, {backbone}, seed {seed}"] = study.digest()
                 arms = protocol.arms[backbone]
-                cell = part(folder / "cell.json", measure, study, setting, arms, folder, device, on_progress)
+                cell = part(
+                    folder / "cell.json",
+                    measure,
+                    study,
+                    setting,
+                    arms,
+                    scale.whole_epochs,
+                    folder,
+                    device,
+                    on_progress,
+                )
                 found.setdefault(f"seed {seed}", {}).setdefault(backbone, {})[setting] = cell
                 on_progress(Progress("paper", len(found) * len(SETTINGS), total, f"{backbone}, {setting}"))
     measures = summary(list(found.values()), next(iter(protocol.scales)))
     missing = (
         () if find_tables() else ("the paper's tables were not there to be read: their means are quoted",)
     )
-    scales = {backbone: asdict(scale) for backbone, scale in protocol.scales.items()}
     differs = {"differs": DIFFERS, "published": PUBLISHED, "scales": scales}
-    return Measured(measures, {**found, **differs}, missing, data, gates(measures))
+    return Measured(
+        measures, {**found, **differs}, missing, data | earlier.data, gates(measures), earlier.parts
+    )
 
 
 DIFFERS = (
@@ -108,8 +136,6 @@ def config_of(preset: str, backbone: str, seed: int) -> Config:
     config = settings_of("ct" if gpu else "phantom", name="paper", seed=seed, classes=scale.classes)
     changes: dict[str, Any] = {"checkpoint_every": 2, "validate_every": 0}
     window: dict[str, Any] = {} if gpu or backbone != "swin_unetr" else {"patch_size": (64, 32, 32)}
-    # A tuning of all weights runs the base on its patches: they are windows, not sub-patches of features.
-    tune = {"patch_size": (64, 32, 32)} if window else {}
     width: dict[str, Any] = {} if gpu else {"feature_size": 12}
     if preset == Preset.SMOKE:
         width["channels"] = (4, 8)
@@ -117,7 +143,7 @@ def config_of(preset: str, backbone: str, seed: int) -> Config:
     return config.model_copy(update={
         "base": config.base.model_copy(update={"architecture": backbone, **width}),
         "train": config.train.model_copy(update={**changes, **window, "epochs": scale.epochs}),
-        "tune": config.tune.model_copy(update={**changes, **tune, "epochs": scale.tune_epochs}),
+        "tune": config.tune.model_copy(update={**changes, "epochs": scale.tune_epochs}),
         "inference": config.inference.model_copy(update=window),
         # What is revised was wrong: here it wins over what was imported.
         "hybrid": Hybrid(order=("revised", "original", "predicted")),
@@ -170,6 +196,7 @@ def measure(
     study: Study,
     setting: str,
     arms: Sequence[tuple[str, str]],
+    whole_epochs: int,
     folder: Path,
     device: torch.device,
     on_progress: OnProgress,
@@ -190,7 +217,9 @@ def measure(
         for data, trainable in arms:
             way = f"{data}, {trainable}"
             place = folder / f"{data}-{trainable}-{number}.json"
-            found = part(place, tune, study, reached[way], data, trainable, tests, device, on_progress)
+            found = part(
+                place, tune, study, reached[way], data, trainable, whole_epochs, tests, device, on_progress
+            )
             reached[way] = f"sha256:{found['model']}"
             out.setdefault(way, []).append(found)
     return out
@@ -208,14 +237,23 @@ def revise(study: Study, number: int) -> None:
                 pool.annotate(ids[int(index)], name, mask, source=Source.REVISED, author=EXPERT, round=number)
 
 
+AS_BEFORE = ("patch_size", "patches_per_case", "batch_size", "accumulate")
+"""Settings of full training that a round through all weights has."""
+
+
 def tune(
-    study: Study, reference: str, data: str, trainable: str, tests: Sequence[PreparedCase], device: torch.device,
-    on_progress: OnProgress,
+    study: Study, reference: str, data: str, trainable: str, whole_epochs: int, tests: Sequence[PreparedCase],
+    device: torch.device, on_progress: OnProgress,
 ) -> dict[str, Any]:  # fmt: skip
     """One round of one way, from the model that it left in the round before."""
     config = study.project.config
     wrong = data == "revised-only" and trainable == "all"
-    changes = {"data": data, "trainable": trainable, "unlabelled": "background" if wrong else "masked"}
+    changes: dict[str, Any] = {
+        "data": data, "trainable": trainable, "unlabelled": "background" if wrong else "masked",
+    }  # fmt: skip
+    if trainable == "all":
+        changes |= {name: getattr(config.train, name) for name in AS_BEFORE}
+        changes["epochs"] = whole_epochs
     project = Project(
         study.project.root, config.model_copy(update={"tune": config.tune.model_copy(update=changes)})
     )
