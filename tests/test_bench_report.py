@@ -20,6 +20,7 @@ from ctune.bench.report.pages import write_pages
 from ctune.bench.report.plots import Bar, Bars, Lines, Plot, Series, draw_plot, with_common_axes
 from ctune.bench.report.sections import NO_ACCELERATOR, Run, read_notes, sections
 from ctune.bench.result import Attempt, BenchResult, Gate, all_results, write_result
+from ctune.bench.speed import chapter as speed_chapter
 from ctune.bench.speed import plots as speed_plots
 from ctune.errors import DataError, UsageError
 
@@ -283,7 +284,7 @@ def test_speed_is_drawn_over_its_seeds() -> None:
     assert rival.xs == [100.0, 200.0] and list(rival.ys) == pytest.approx([0.1, 0.6])
     # Two seeds at .5 and .7: Student's interval with one degree of freedom, as far as Dice goes.
     assert (list(rival.low), list(rival.high)) == ([0.1, 0.0], [0.1, 1.0]) and ceiling.dashed
-    assert "Bands: 95 % intervals over the 2 seeds" in lines.caption
+    assert "Bands: 95 % intervals, of full training over the 2 seeds" in lines.caption
     timed = {n: speed_seed(50.0, 0.7) for n in details}
     for seed in timed.values():  # steps beside the tuning went twice as fast as those that were trained
         arm = seed["continual"]["pyramid"]
@@ -304,6 +305,42 @@ def test_speed_is_drawn_over_its_seeds() -> None:
     assert isinstance(on_a_gpu, Lines) and on_a_gpu.series[0].xs == [9.0], (
         "seconds of the clock on an accelerator"
     )
+
+
+def seed_of_lengths(pace: float, best: float) -> dict[str, Any]:
+    """The same with tunings of one and six epochs beside the one of three."""
+    seed = speed_seed(pace, best)
+    scale = {"cases": 200, "revised": 12, "tune_epochs": 3}
+    other = {"seconds": 9.0, "steps": {"aorta": 7, "stomach": 7}}
+    lengths = {
+        epochs: {
+            **other,
+            "cpu_seconds": seconds,
+            "dice": {"aorta": {"a": dice, "b": None}, "stomach": {"a": dice, "b": dice}},
+        }
+        for epochs, seconds, dice in (("1", 2.0, 0.55), ("6", 8.0, 0.75))
+    }
+    return {**seed, "scale": scale, "lengths": lengths}
+
+
+def test_tunings_of_other_lengths_are_a_line_and_a_table() -> None:
+    details = {"seed 0": seed_of_lengths(50.0, 0.7), "seed 1": seed_of_lengths(150.0, 0.5)}
+    found = result(what="speed", details=details)
+    lines = speed_plots.plots(found)[0]
+    assert isinstance(lines, Lines)
+    continual = lines.series[0]
+    assert list(continual.xs) == [2.0, 5.0, 8.0] and list(continual.ys) == pytest.approx([0.55, 0.65, 0.75])
+    assert set(continual.errors) == {1}, "the bars stand at the one that is compared"
+    assert len(continual.low) == 3 and continual.low[1] < 0.65 < continual.high[1]
+    assert "whole tunings of 1, 3 and 6 epochs; the one with bars, of 3, is compared" in lines.caption
+    *_, costs, lengths = speed_chapter.tables(found).tables
+    assert [row[0] for row in lengths.rows] == ["1", "3, compared above", "6"]
+    assert lengths.rows[0][1:] == ["14", "2", ".55"]
+    row = next(row for row in costs.rows if row[0].startswith("time, to the Dice of full training"))
+    assert row[2:] == ["5; 5", "40 (20 to 60), in 2 of 2 seeds"], "full training ends at .65"
+    details["seed 1"] = speed_seed(150.0, 0.5)
+    lines = speed_plots.plots(result(what="speed", details=details))[0]
+    assert isinstance(lines, Lines) and len(lines.series[0].xs) == 1, "a seed without them: a point"
 
 
 def test_a_target_that_was_never_reached_is_said_and_drawn_as_an_outline() -> None:

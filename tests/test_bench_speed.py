@@ -12,6 +12,7 @@ from ctune.bench import run
 from ctune.bench.catalogue import Preset
 from ctune.bench.earlier import EarlierSeeds
 from ctune.bench.speed import protocol as speed
+from ctune.bench.speed.lengths import by_epochs, quickest
 from ctune.bench.study import Clock, Scale, means
 from ctune.errors import UsageError
 from ctune.types import Progress
@@ -37,6 +38,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def measured(work: Path) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(speed.SCALES, Preset.SMOKE, TOY)
+        patch.setitem(speed.LENGTHS, Preset.SMOKE, (1, 2))
         return speed.run("smoke", (0,), work, lambda _: None)
 
 
@@ -73,6 +75,28 @@ def test_every_case_and_every_arm_is_kept(measured: Any) -> None:
     assert seed["full"]["rival"]["steps"] == 4
 
 
+def test_tunings_of_other_lengths_are_kept_with_what_they_took(measured: Any) -> None:
+    seed = measured.details["seed 0"]
+    own = seed["continual"]["pyramid"]["steps"]["aorta"]
+    assert set(seed["lengths"]) == {"2"}, "that of the study's own length is the one that is compared"
+    longer = seed["lengths"]["2"]
+    assert longer["steps"]["aorta"] == 2 * own and longer["cpu_seconds"] > 0
+    assert set(longer["dice"]) == {"aorta"} and set(longer["dice"]["aorta"]) == {"phantom_0003"}
+
+
+def test_the_quickest_tuning_that_is_good_enough_is_looked_up_among_all_lengths() -> None:
+    def tuning(seconds: float, dice: float) -> dict[str, Any]:
+        return {"cpu_seconds": seconds, "dice": {"aorta": {"a": dice}}}
+
+    seed = {
+        "continual": {"pyramid": tuning(20, 0.7)},
+        "lengths": {"12": tuning(60, 0.8), "1": tuning(9, 0.5)},
+    }
+    assert list(by_epochs(seed, 3)) == [1, 3, 12]
+    found = [quickest(seed, ["aorta"], "cpu_seconds", target) for target in (0.4, 0.6, 0.75, 0.9)]
+    assert found == [9.0, 20.0, 60.0, None]
+
+
 def test_the_rival_sees_the_annotations_that_there_are_and_the_ceiling_all(work: Path, measured: Any) -> None:
     study = speed.make_study(work / "seed-0", speed.config_of("smoke", 0), TOY, 0, lambda _: None)
     seen = {arm: [set(case.labels) for case in study.cases(arm)] for arm in ("base", "rival", "ceiling")}
@@ -93,6 +117,7 @@ def test_what_is_trained_already_is_not_trained_again(work: Path, measured: Any)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(speed.SCALES, Preset.SMOKE, TOY)
+        patch.setitem(speed.LENGTHS, Preset.SMOKE, (1, 2))
         again = speed.run("smoke", (0,), work, listen)
     assert not any(stage.startswith(("train", "tune")) for stage in stages)
     assert again.measures == measured.measures and again.data == measured.data

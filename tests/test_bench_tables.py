@@ -112,11 +112,17 @@ def paper_seed(shift: float) -> dict[str, Any]:
     }
 
 
+SIZES = {
+    name: {"cases": cases, "revised": 6, "tests": 2, "epochs": 10, "tune_epochs": 2, "whole_epochs": 4}
+    for name, cases in (("unet_small", 40), ("swin_unetr", 12))
+}
+
+
 @pytest.fixture(scope="module")
 def chapter() -> Chapter:
     details = {f"seed {n}": paper_seed(0.02 * n) for n in range(3)}
     return paper_chapter.tables(
-        result(what="paper", seeds=(0, 1, 2), details={**details, "differs": "phantoms"})
+        result(what="paper", seeds=(0, 1, 2), details={**details, "differs": "phantoms", "scales": SIZES})
     )
 
 
@@ -200,6 +206,7 @@ def test_what_differs_is_counted(chapter: Chapter) -> None:
         "40",
         "12",
     ]
+    assert cells(differs, "epochs of a round, all weights") == ["100", "4", "4"]
     assert cells(differs, "steps of both rounds, table 1, full, all") == ["not said", "20", "20"]
 
 

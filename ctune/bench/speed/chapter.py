@@ -24,6 +24,7 @@ from ctune.bench.report.tables import (
     spread,
 )
 from ctune.bench.result import BenchResult
+from ctune.bench.speed.lengths import by_epochs, quickest
 from ctune.bench.statistics import Differences, Interval, Verdict, case_differences, comparisons, shares_cases
 
 WAYS = {
@@ -70,6 +71,7 @@ def tables(result: BenchResult) -> Chapter:
         dice_table(seeds, new),
         *([] if not against else [difference_table(against, new)]),
         costs.table(),
+        *costs.lengths(),
     ]
     return Chapter(title, [f"{head}."], said, tiles, shown)
 
@@ -210,6 +212,31 @@ class Costs:
         return [seconds / ours[self.unit] for seconds, (ours, _) in found if seconds is not None]
 
     @property
+    def quickest(self) -> list[float | None]:
+        """Seconds of the quickest tuning, of any length, with the Dice of full training at its end, seed by seed; None: none."""
+        theirs = [mean_dice(seed["full"]["rival"]["dice"], self.new) for seed in self.seeds]
+        return [quickest(s, self.new, self.unit, d) for s, d in zip(self.seeds, theirs, strict=True)]
+
+    def lengths(self) -> list[Table]:
+        """What tunings of other lengths took and gave; empty where a seed has none."""
+        known = [seed for seed in self.seeds if seed.get("lengths") and seed.get("scale")]
+        if len(known) < len(self.seeds) or len({tuple(seed["lengths"]) for seed in known}) > 1:
+            return []
+        own = int(known[0]["scale"]["tune_epochs"])
+        found = [by_epochs(seed, own) for seed in known]
+        rows = []
+        for epochs in found[0]:
+            same = [tunings[epochs] for tunings in found]
+            rows.append([f"{epochs}, compared above" if epochs == own else str(epochs),
+                         ranged([sum(one["steps"].values()) for one in same]), ranged([one[self.unit] for one in same]),
+                         spread([mean_dice(one["dice"], self.new) for one in same])])  # fmt: skip
+        caption = (
+            f"Each from the registered base to the registered heads with an empty cache, its learning rate falling over its own length; "
+            f"{seed_count(len(known))}, mean, and lowest to highest."
+        )
+        return [Table("Continual tuning of other lengths", ["epochs", "steps", self.seconds, "mean of the new"], rows, caption)]  # fmt: skip
+
+    @property
     def data(self) -> list[float]:
         """Cases of full training over revised cases, seed by seed."""
         return [scale["cases"] / scale["revised"] for scale in self.scales if scale]
@@ -227,6 +254,11 @@ class Costs:
             ["time, to the Dice of continual tuning", each(self.reached, missed) if self.targets else never, ranged(ours_s),
              f"{ranged(self.targets)}, in {len(self.targets)} of {seed_count(len(self.pairs))}" if self.targets else never],
         ]  # fmt: skip
+        if all(seed.get("lengths") for seed in self.seeds) and len(self.pairs) == len(self.seeds):
+            quick, none = self.quickest, "not reached by any length"
+            ratios = [full / ours for full, ours in zip(full_s, quick, strict=True) if ours]
+            rows.append(["time, to the Dice of full training at its end", ranged(full_s), each(quick, [none] * len(quick)),
+                         f"{ranged(ratios)}, in {len(ratios)} of {seed_count(len(quick))}" if ratios else none])  # fmt: skip
         if bases := [base for seed in self.seeds if (base := _base_seconds(seed, self.unit))]:
             both = [full / (ours + base) for full, ours, base in zip(full_s, ours_s, bases, strict=False)]
             rows.append(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from statistics import mean
 from typing import Any
 
@@ -10,10 +11,13 @@ from ctune.bench.report.plots import Bar, Bars, Lines, Plot, Series
 from ctune.bench.report.tables import by_case, mean_dice, organ, ranged, seed_count, seeds_of
 from ctune.bench.result import BenchResult
 from ctune.bench.speed.chapter import CEILING, RIVAL, Costs, arm, full_seconds
+from ctune.bench.speed.lengths import by_epochs
 from ctune.bench.statistics import Interval, mean_interval, shares_cases
 
 _LINES = {RIVAL: 2, CEILING: 3}
 _POINTS = {"continual": 1, "text head": 4}
+_CURVED = "continual"
+"""The way that was tuned for other numbers of epochs too."""
 _WHERE = {"speed": "phantoms", "hippocampus": "real MR images of the hippocampus"}
 
 
@@ -41,18 +45,27 @@ def dice_against_seconds(
             dice = mean(mean_dice(one["dice"], new) for one in found)
             ends = _around(dice, _interval(found, new, shared))
             sides = {0: (min(times), max(times))} if len(times) > 1 else {}
-            drawn.append(Series(_named(way), [mean(times)], [dice], errors={0: ends}, x_errors=sides, colour=number))  # fmt: skip
+            point = Series(
+                _named(way), [mean(times)], [dice], errors={0: ends}, x_errors=sides, colour=number
+            )
+            drawn.append(_through(point, seeds, new, unit, shared) if way == _CURVED else point)
     for way, number in _LINES.items():
         found = [one for seed in seeds if (one := arm(seed, way)) and _looks(one)]
         if found:
             paces = [_pace(seed, one, unit) for seed in seeds if (one := arm(seed, way)) and _looks(one)]
             drawn.append(_line(way, number, found, paces, new, unit, shared))
     organs = ", ".join(map(organ, new))
+    curved = next((one for one in drawn if one.name == _CURVED and len(one.xs) > 1), None)
     band = (
-        f"Bands: 95 % intervals over the {seed_count(len(seeds))} (looks keep no cases)."
+        f"Bands: 95 % intervals, of full training over the {seed_count(len(seeds))} (looks keep no cases)"
+        f"{', of continual tuning over cases and seeds' if curved else ''}."
         if len(seeds) > 1
-        else "One seed, so no bands."
+        else f"One seed, so no bands of full training{'; of continual tuning over its cases' if curved else ''}."
     )
+    if curved:
+        own = int(seeds[0]["scale"]["tune_epochs"])
+        lengths = list(by_epochs(seeds[0], own))
+        band += f" Continual tuning's line goes through whole tunings of {', '.join(map(str, lengths[:-1]))} and {lengths[-1]} epochs; the one with bars, of {own}, is compared."  # fmt: skip
     tuned = [one for seed in seeds if (one := arm(seed, "continual"))]
     beside = ", and its steps go at the pace of those that were timed beside each tuning" if all(one.get("full_step") for one in tuned) else ""  # fmt: skip
     return Lines(
@@ -66,6 +79,29 @@ def dice_against_seconds(
         log_x=True,
         figure=1,
     )
+
+
+def _through(
+    point: Series, seeds: Sequence[Mapping[str, Any]], new: Sequence[str], unit: str, shared: bool
+) -> Series:
+    """The point of continual tuning on the line of tunings of other lengths; the point itself where not every seed has them."""
+    if not all(seed.get("lengths") and "scale" in seed for seed in seeds):
+        return point
+    own = [int(seed["scale"]["tune_epochs"]) for seed in seeds]
+    found = [by_epochs(seed, epochs) for seed, epochs in zip(seeds, own, strict=True)]
+    if len({tuple(tunings) for tunings in found}) > 1:
+        return point
+    xs, ys, bands = list[float](), list[float](), list[tuple[float, float]]()
+    for epochs in found[0]:
+        same = [tunings[epochs] for tunings in found]
+        xs.append(mean(one[unit] for one in same))
+        ys.append(mean(mean_dice(one["dice"], new) for one in same))
+        bands.append(_around(ys[-1], _interval(same, new, shared)))
+    at = list(found[0]).index(own[0])
+    return replace(
+        point, xs=xs, ys=ys, low=[low for low, _ in bands], high=[high for _, high in bands],
+        errors={at: point.errors[0]}, x_errors={at: point.x_errors[0]} if point.x_errors else {},
+    )  # fmt: skip
 
 
 def _named(way: str) -> str:

@@ -24,6 +24,7 @@ from ctune.bench.earlier import EarlierSeeds
 from ctune.bench.machine import torch_device
 from ctune.bench.result import Gate, Measured
 from ctune.bench.run import part
+from ctune.bench.speed.lengths import quickest
 from ctune.bench.statistics import case_differences, comparisons, shares_cases
 from ctune.bench.study import (
     Clock,
@@ -63,6 +64,12 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
     "text, no cache": {"head": "text", "cache_gb": 0.0},
 }
 """Ways of continual tuning, and what each changes in the settings; the last is the paper's: the base runs in every step."""
+LENGTHS: Mapping[Preset, tuple[int, ...]] = {
+    Preset.SMOKE: (1,),
+    Preset.CPU: (1, 2, 6, 12),
+    Preset.GPU: (1, 2, 8, 16),
+}
+"""Epochs of further continual tunings, shorter and longer: what fewer or more seconds would give. Each is whole, its schedule of its own length."""
 MARGIN = 0.01
 """Mean Dice of the new classes by which continual tuning may be below the rival."""
 RATIOS: Mapping[Preset, Mapping[str, float]] = {
@@ -113,7 +120,9 @@ def _run(
         folder = work / f"seed-{seed}"
         study = make_study(folder, config(preset, seed), scale, seed, on_progress, cohort)
         data[f"cohort, seed {seed}"] = study.digest()
-        by_seed[f"seed {seed}"] = part(folder / "seed.json", measure, study, folder, device, on_progress)
+        by_seed[f"seed {seed}"] = part(
+            folder / "seed.json", measure, study, Preset(preset), folder, device, on_progress
+        )
     data |= earlier.data
     measures = summary(list(by_seed.values()), device, shares_cases(data))
     return Measured(measures, by_seed, (), data, gates(measures, preset), earlier.parts)
@@ -151,7 +160,9 @@ def _config(name: str, seed: int, scale: Scale, device: str) -> Config:
     })  # fmt: skip
 
 
-def measure(study: Study, folder: Path, device: torch.device, on_progress: OnProgress) -> dict[str, Any]:
+def measure(
+    study: Study, preset: Preset, folder: Path, device: torch.device, on_progress: OnProgress
+) -> dict[str, Any]:
     """Everything of one seed: Dice by case and class, seconds and steps of each arm."""
     known = part(folder / "base.json", full, study, "base", folder / "base", device, on_progress)
     registry = study.project.open_registry()
@@ -172,11 +183,26 @@ def measure(study: Study, folder: Path, device: torch.device, on_progress: OnPro
         )
         for arm, changes in ARMS.items()
     }
+    lengths = {
+        str(epochs): part(
+            folder / f"continual-{epochs}-epochs.json",
+            of_length,
+            study,
+            epochs,
+            device,
+            known["dice"],
+            on_progress,
+        )
+        for epochs in LENGTHS[preset]
+        if epochs != study.scale.tune_epochs
+    }
     trained = {
         arm: part(folder / f"{arm}.json", full, study, arm, folder / arm, device, on_progress)
         for arm in ("rival", "ceiling")
     }
-    return {"scale": asdict(study.scale), "base": known, "continual": tuned, "full": trained}
+    return {
+        "scale": asdict(study.scale), "base": known, "continual": tuned, "lengths": lengths, "full": trained,
+    }  # fmt: skip
 
 
 def full(
@@ -192,6 +218,20 @@ def _file(arm: str) -> str:
     return arm.replace(", ", "-").replace(" ", "-")
 
 
+def of_length(
+    study: Study,
+    epochs: int,
+    device: torch.device,
+    old: Mapping[str, Mapping[str, float | None]],
+    on_progress: OnProgress,
+) -> dict[str, Any]:
+    """Continual tuning as it is, of another number of epochs: its seconds, its steps, and Dice of the new classes."""
+    changes = {**ARMS["pyramid"], "epochs": epochs}
+    found = continual(study, f"pyramid, {epochs} epochs", changes, device, old, on_progress, beside=False)
+    dice = {name: found["dice"][name] for name in study.scale.new}
+    return {key: found[key] for key in ("cpu_seconds", "seconds", "steps")} | {"dice": dice}
+
+
 def full_steps(study: Study, arm: str) -> int:
     """Optimisation steps of a full training."""
     settings = study.settings(arm)
@@ -205,15 +245,20 @@ def continual(
     device: torch.device,
     old: Mapping[str, Mapping[str, float | None]],
     on_progress: OnProgress,
+    *,
+    beside: bool = True,
 ) -> dict[str, Any]:
-    """One continual tuning from the registered base: its seconds, its Dice, and what moved of the old classes."""
+    """One continual tuning from the registered base: its seconds, its Dice, and what moved of the old classes.
+
+    beside: time steps of full training before and after it, where it has a cache.
+    """
     config = study.project.config
     tune = config.tune.model_copy(update=dict(changes))
     project = Project(study.project.root, config.model_copy(update={"tune": tune}))
     shutil.rmtree(project.cache / "features", ignore_errors=True)
     # Those that run the base in every step are compared with each other, not with full training.
-    cached = tune.cache_gb > 0
-    beside = [seconds_a_step(study, "rival", device)] if cached else []
+    beside = beside and tune.cache_gb > 0
+    paces = [seconds_a_step(study, "rival", device)] if beside else []
     clock = Clock()
     clock.start()
     digest, done = retune_model(
@@ -225,14 +270,14 @@ def continual(
         on_progress=on_progress,
     )
     clock.stop()
-    if cached:
-        beside.append(seconds_a_step(study, "rival", device))
+    if beside:
+        paces.append(seconds_a_step(study, "rival", device))
     network = load_model(project.open_registry(), f"sha256:{digest}", device).network
     dice = score_tests(study, network, study.tests(), device)
     assert done.proof is not None
     return {
         **clock.read(),
-        "full_step": {unit: mean(each[unit] for each in beside) for unit in beside[0]} if beside else None,
+        "full_step": {unit: mean(each[unit] for each in paces) for unit in paces[0]} if paces else None,
         "cache_seconds": done.result.cache_seconds,
         "steps": dict(done.result.steps),
         "losses": {name: list(losses) for name, losses in done.result.losses.items()},
@@ -331,12 +376,17 @@ def paired(seeds: Sequence[Mapping[str, Any]], new: Sequence[str], shared: bool 
 
 
 def time_to(seed: Mapping[str, Any], new: Sequence[str], unit: str) -> dict[str, float | None]:
-    """Seconds after which the rival's mean Dice of the new classes was that of continual tuning; None: never."""
+    """Seconds after which the rival's mean Dice of the new classes was that of continual tuning; None: never.
+
+    And the other way: of the tunings that came to the rival's Dice at its end, the seconds of the quickest.
+    """
     target = mean(_of(seed["continual"]["pyramid"]["dice"], new).values())
     looks = [row for row in seed["full"]["rival"]["curve"] if "dice" in row]
     reached = [row[unit] for row in looks if mean(row["dice"][n] for n in new) >= target]
+    theirs = mean(_of(seed["full"]["rival"]["dice"], new).values())
     return {"target_dice": target, "rival_seconds": reached[0] if reached else None,
-            "continual_seconds": seed["continual"]["pyramid"][unit]}  # fmt: skip
+            "continual_seconds": seed["continual"]["pyramid"][unit],
+            "rival_dice": theirs, "continual_seconds_to_it": quickest(seed, new, unit, theirs)}  # fmt: skip
 
 
 def gates(measures: Mapping[str, Any], preset: str) -> list[Gate]:
