@@ -8,16 +8,24 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ctune.bench import run
 from ctune.bench.catalogue import Preset
+from ctune.bench.earlier import EarlierSeeds
 from ctune.bench.paper import plots as paper_plots
 from ctune.bench.paper import protocol as paper
 from ctune.bench.paper import tables as paper_tables
 from ctune.bench.paper.protocol import PROTOCOLS, Protocol, Sizes
 from ctune.classes import NEW_FOUR, NINE_ORGANS, OLD_FIVE
+from ctune.project import Project
 from ctune.types import Source, silent
+from registry import ModelRecord
 
 TOY = Protocol(
-    {"unet_small": Sizes(cases=2, revised=2, tests=1, epochs=1, look_every=1000, tune_epochs=1)},
+    {
+        "unet_small": Sizes(
+            cases=2, revised=2, tests=1, epochs=1, look_every=1000, tune_epochs=1, whole_epochs=2
+        )
+    },
     {"unet_small": (("hybrid", "heads"), ("full", "all"))},
 )
 
@@ -57,6 +65,42 @@ def test_a_round_revises_its_own_share_of_the_cases(work: Path, measured: Any) -
         for case in study.project.pool.cases("pool")  # type: ignore[arg-type]
     }
     assert sorted(rounds.values(), key=str) == [{1}, {2}]
+
+
+def test_all_weights_train_in_a_round_as_before_it(work: Path, measured: Any) -> None:
+    """On windows as large as those of the prediction; heads take sub-patches of kept features."""
+    root = work / "seed-0" / "unet_small" / "table-2"
+    registry = Project(root / "project", paper.config_of("smoke", "unet_small", 0)).open_registry()
+    cells, asked = measured.details["seed 0"]["unet_small"]["table 2"], {}
+    for way in ("hybrid, heads", "full, all"):
+        record = registry.record_of(cells[way][1]["model"])
+        assert isinstance(record, ModelRecord)
+        asked[way] = record.config["tune"]
+    config = paper.config_of("smoke", "unet_small", 0)
+    assert asked["full, all"]["patch_size"] == list(config.inference.patch_size) == [40, 40, 40]
+    assert asked["full, all"]["patches_per_case"] == config.train.patches_per_case
+    assert asked["hybrid, heads"]["patch_size"] == [24, 24, 24]
+    epochs = {way: (settings["trainable"], settings["epochs"]) for way, settings in asked.items()}
+    assert epochs == {"hybrid, heads": ("heads", 1), "full, all": ("all", 2)}
+
+
+def test_the_rounds_of_all_weights_are_as_long_beside_the_base_as_in_the_paper() -> None:
+    for preset in (Preset.CPU, Preset.GPU):
+        for scale in PROTOCOLS[preset].scales.values():
+            assert scale.whole_epochs / scale.epochs == 100 / 250
+
+
+def test_seeds_of_other_runs_are_put_together(
+    tmp_path: Path, measured: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PROTOCOLS, Preset.SMOKE, TOY)
+    monkeypatch.setattr(run, "load", lambda _: lambda *_: measured)
+    run.run_bench("paper", "smoke", (0,), tmp_path / "seeds", work=tmp_path / "work")
+    monkeypatch.setenv("CTUNE_BENCH_RESULTS", str(tmp_path / "seeds"))
+    again = paper.run("smoke", (0,), tmp_path / "new", silent)
+    assert again.measures == run.plain(measured.measures) and again.data == measured.data
+    assert not (tmp_path / "new").exists(), "nothing was made"
+    assert EarlierSeeds("paper", "smoke").seed(0, {"unet_small": {}}) is None, "of another size"
 
 
 def test_bad_annotations_are_near_the_truth_and_wrong(work: Path, measured: Any) -> None:

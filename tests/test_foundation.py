@@ -265,6 +265,34 @@ def test_a_round_that_keeps_all_gives_no_version_unless_forced(
     assert rounds(free)[0].force == force
 
 
+# How fresh heads begin ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "tune", "differs"),
+    [
+        ("aorta", {"trainable": "all"}, True),
+        ("aorta", {"trainable": "heads+decoder"}, True),
+        ("liver", {"trainable": "all", "start": "scratch"}, True),
+        ("liver", {"trainable": "all", "head": "pyramid"}, True),
+        ("liver", {"trainable": "all"}, False),
+        ("aorta", {"trainable": "heads"}, False),
+    ],
+)
+def test_fresh_heads_begin_with_their_odds_where_more_than_heads_trains(
+    copy: Project, name: str, tune: dict[str, Any], differs: bool
+) -> None:
+    """As in a training; what a head has learnt is never moved."""
+    plain, first = copy.config.model_dump(mode="json"), {}
+    for way in ("random", "prior"):
+        settings = {**plain, "heads": {**plain["heads"], "start_bias": way}}
+        asked = {**tune, "data": "revised-only", "epochs": 1, "validate_every": 0}
+        chosen = adjusted(Project(copy.root, from_mapping(settings, "here")), "tune", asked)
+        _, done = retune_model(chosen, "small:1", [name], force=True, device=CPU)
+        first[way] = next(iter(done.result.losses.values()))[0]
+    assert (first["prior"] < first["random"]) if differs else (first["prior"] == first["random"])
+
+
 # What the record says -------------------------------------------------------------------------------------------------
 
 
