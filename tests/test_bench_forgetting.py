@@ -361,6 +361,35 @@ def test_a_rival_learns_the_new_class_and_moves_everything(name: str, network: N
     assert losses[1] < losses[0]
 
 
+@pytest.mark.parametrize("name", RIVALS)
+def test_a_batch_in_parts_has_the_gradients_of_the_whole(
+    name: str, network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch of a wide network does not fit an accelerator in one piece. Kept cases of rehearsal have more classes than new ones."""
+    # Before the first step no map of PLOP has moved: the gradient of its distance, a norm at 0, has no direction.
+    for weight in ("WEIGHT", "WEIGHT_OF_LOGITS"):
+        monkeypatch.setattr(sys.modules["ctune_rivals.plop"], weight, 0.0)
+    grads = []
+    for parts in (1, 3):
+        settings = task().settings.model_copy(update={"batch_size": 3, "accumulate": parts})
+        cases = [case("a", aorta=4), case("bb", aorta=4), case("ccccc", aorta=2)]
+        done = learn(name, network, pace=Pace(1), settings=settings, cases=cases)
+        grads.append({n: p.grad for n, p in done.named_parameters() if p.grad is not None})
+    assert grads[0].keys() == grads[1].keys() and any(g.abs().max() > 1e-4 for g in grads[0].values())
+    for one, grad in grads[0].items():
+        assert torch.allclose(grad, grads[1][one], rtol=1e-3, atol=1e-6), one
+
+
+def test_what_is_measured_on_an_accelerator_fits_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ctune.bench.paper import protocol as paper
+
+    for module in (forgetting, paper):
+        monkeypatch.setattr(module, "torch_device", lambda _: "cuda")
+    for config in (forgetting.config_of("gpu", 0), paper.config_of("gpu", "swin_unetr", 0)):
+        assert (config.train.batch_size // config.train.accumulate, config.tune.window_cover) == (4, "organ")
+    assert forgetting.config_of("cpu", 0).train.accumulate == 1
+
+
 def test_what_holds_on_to_the_old_moves_it_less(network: Network) -> None:
     free = moved(network, learn("fine-tuning", network, pace=Pace(20)))
     assert moved(network, learn("LwF", network, pace=Pace(20))) < free

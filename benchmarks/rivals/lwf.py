@@ -35,9 +35,9 @@ def lwf(network: Network, task: Task, state: State) -> State:
 
     def loss(image: torch.Tensor, target: torch.Tensor, features: Features) -> torch.Tensor:
         with torch.no_grad():
-            before = teacher(image, task.old)
+            before = teacher(image, task.old).float()
         new = masked_dice_bce(network.logits(features, (task.new,)), target, task.settings.balance)
-        return new + WEIGHT * softened(network.logits(features, task.old), before)
+        return new + WEIGHT * softened(network.logits(features, task.old).float(), before)
 
     descend(network, task, task.cases, (task.new,), prefixes=(f"heads.{task.new}",), until=WARM)
     descend(network, task, task.cases, (task.new,), loss)

@@ -34,9 +34,9 @@ def mib(network: Network, task: Task, state: State) -> State:
 
     def loss(image: torch.Tensor, target: torch.Tensor, features: Features) -> torch.Tensor:
         with torch.no_grad():
-            said = torch.sigmoid(teacher(image, task.old))
+            said = torch.sigmoid(teacher(image, task.old).float())
         new = masked_dice_bce(network.logits(features, (task.new,)), target, task.settings.balance)
-        now = network.logits(features, task.old)
+        now = network.logits(features, task.old).float()
         return new + WEIGHT * functional.binary_cross_entropy_with_logits(now, said)
 
     descend(network, task, task.cases, (task.new,), loss)

@@ -49,9 +49,9 @@ def plop(network: Network, task: Task, state: State) -> State:
     def loss(image: torch.Tensor, target: torch.Tensor, features: Features) -> torch.Tensor:
         with torch.no_grad():
             before = teacher.base(image)
-            said = teacher.logits(before, task.old)
+            said = teacher.logits(before, task.old).float()
             labels = pseudo_labels(said, bounds)
-        logits = network.logits(features, (task.new, *task.old))
+        logits = network.logits(features, (task.new, *task.old)).float()
         pairs, _ = pair_losses(logits, torch.cat((target, labels), dim=1), task.settings.balance)
         # Summed over classes: the published cross-entropy has one term a voxel, whatever the number of classes.
         learnt = (share_of_sure(labels, target) * pairs.sum(dim=1)).mean()

@@ -43,6 +43,10 @@ from ctune.types import Mask, OnProgress, Source, Split
 from ctune.watch import Validation, live_features
 
 EXPERT = "truth"
+WIDE_TRAIN: Mapping[str, Any] = {"accumulate": 6}
+WIDE_TUNE: Mapping[str, Any] = {"window_cover": "organ", "background_windows": 2, "cache_gb": 40.0}
+"""Of Swin UNETR 48 on windows of 96^3, as accelerators train it: a batch of 24 has 112 GiB of activations at once; all windows of twelve
+CTs are 90 GB of features, those that hold an organ and two others a fifth."""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from ctune.bench.forgetting.rounds import look, new_stage, read_stage, write_sta
 from ctune.bench.machine import torch_device
 from ctune.bench.result import Measured
 from ctune.bench.run import part
-from ctune.bench.study import EXPERT, Clock, Scale, Study, full_training, make_study
+from ctune.bench.study import EXPERT, WIDE_TRAIN, WIDE_TUNE, Clock, Scale, Study, full_training, make_study
 from ctune.compositions import Tuned, load_model, register_model
 from ctune.config import Config
 from ctune.config import preset as settings_of
@@ -87,8 +87,9 @@ def config_of(preset: str, seed: int) -> Config:
         "ct" if size == Preset.GPU else "phantom", name="forgetting", seed=seed, classes=(*OLD, *NEW)
     )
     scale, changes = SCALES[size], {"checkpoint_every": 2, "validate_every": 0}
-    train = config.train.model_copy(update={**changes, "epochs": scale.epochs})
-    tune = config.tune.model_copy(update={**changes, "epochs": scale.tune_epochs})
+    in_parts, covered = (WIDE_TRAIN, WIDE_TUNE) if size == Preset.GPU else ({}, {})
+    train = config.train.model_copy(update={**changes, **in_parts, "epochs": scale.epochs})
+    tune = config.tune.model_copy(update={**changes, **covered, "epochs": scale.tune_epochs})
     channels = CHANNELS.get(size, config.base.channels)
     base = config.base.model_copy(update={"channels": channels})
     return config.model_copy(

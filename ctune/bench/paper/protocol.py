@@ -24,7 +24,17 @@ from ctune.bench.machine import torch_device
 from ctune.bench.paper.tables import PUBLISHED, find_tables, summary
 from ctune.bench.result import Gate, Measured
 from ctune.bench.run import part
-from ctune.bench.study import EXPERT, Clock, Scale, Study, full_training, make_study, score_tests
+from ctune.bench.study import (
+    EXPERT,
+    WIDE_TRAIN,
+    WIDE_TUNE,
+    Clock,
+    Scale,
+    Study,
+    full_training,
+    make_study,
+    score_tests,
+)
 from ctune.compositions import Tuned, load_model, register_model
 from ctune.config import Config, Hybrid
 from ctune.config import preset as settings_of
@@ -137,6 +147,7 @@ def config_of(preset: str, backbone: str, seed: int) -> Config:
     scale = PROTOCOLS[Preset(preset)].scales[backbone]
     config = settings_of("ct" if gpu else "phantom", name="paper", seed=seed, classes=scale.classes)
     changes: dict[str, Any] = {"checkpoint_every": 2, "validate_every": 0}
+    in_parts, covered = (WIDE_TRAIN, WIDE_TUNE) if gpu else ({}, {})
     window: dict[str, Any] = {} if gpu or backbone != "swin_unetr" else {"patch_size": (64, 32, 32)}
     width: dict[str, Any] = {} if gpu else {"feature_size": 12}
     if preset == Preset.SMOKE:
@@ -144,8 +155,8 @@ def config_of(preset: str, backbone: str, seed: int) -> Config:
         changes["patches_per_case"] = 2
     return config.model_copy(update={
         "base": config.base.model_copy(update={"architecture": backbone, **width}),
-        "train": config.train.model_copy(update={**changes, **window, "epochs": scale.epochs}),
-        "tune": config.tune.model_copy(update={**changes, "epochs": scale.tune_epochs}),
+        "train": config.train.model_copy(update={**changes, **in_parts, **window, "epochs": scale.epochs}),
+        "tune": config.tune.model_copy(update={**changes, **covered, "epochs": scale.tune_epochs}),
         "inference": config.inference.model_copy(update=window),
         # What is revised was wrong: here it wins over what was imported.
         "hybrid": Hybrid(order=("revised", "original", "predicted")),

@@ -24,7 +24,7 @@ from ctune.bench.machine import device_name, torch_device
 from ctune.bench.result import Measured
 from ctune.bench.run import part
 from ctune.bench.scaling.model import ASSUMED, Round, carried_on, errors, fit, modelled_errors, rate_of
-from ctune.bench.study import EXPERT, Clock, Scale, Study, full_training, make_study
+from ctune.bench.study import EXPERT, WIDE_TRAIN, Clock, Scale, Study, full_training, make_study
 from ctune.classes import NEW_FOUR, OLD_FIVE
 from ctune.cohort import evaluate_cases, predict_cases
 from ctune.compositions import Tuned, load_model, register_model
@@ -116,12 +116,11 @@ def config_of(preset: str, seed: int) -> Config:
     config = settings_of(
         "ct" if gpu else "phantom", name="scaling", seed=seed, classes=(*OLD_FIVE, *NEW_FOUR)
     )
-    # A batch of 24 patches of 96^3 takes more than 100 GB through Swin UNETR 48: it runs in parts of four.
     changes = {
         "epochs": plan.epochs,
         "checkpoint_every": 2,
         "validate_every": 0,
-        "accumulate": 6 if gpu else 1,
+        **(WIDE_TRAIN if gpu else {}),
     }
     train = config.train.model_copy(update=changes)
     tune = config.tune.model_copy(update={"epochs": 1, "validate_every": 0})

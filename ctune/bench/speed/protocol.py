@@ -27,6 +27,8 @@ from ctune.bench.run import part
 from ctune.bench.speed.lengths import quickest
 from ctune.bench.statistics import case_differences, comparisons, shares_cases
 from ctune.bench.study import (
+    WIDE_TRAIN,
+    WIDE_TUNE,
     Clock,
     Scale,
     Study,
@@ -137,12 +139,6 @@ def config_of(preset: str, seed: int) -> Config:
 def mr_config_of(preset: str, seed: int) -> Config:
     """The same for one MR contrast."""
     return _config("mr", seed, HIPPOCAMPUS[Preset(preset)], torch_device(preset))
-
-
-WIDE_TRAIN: Mapping[str, Any] = {"accumulate": 6}
-WIDE_TUNE: Mapping[str, Any] = {"window_cover": "organ", "background_windows": 2, "cache_gb": 40.0}
-"""Of Swin UNETR 48 on windows of 96^3: a batch of 24 has 112 GiB of activations at once; all windows of twelve CTs are 90 GB of
-features, those that hold an organ and two others a fifth."""
 
 
 def _config(name: str, seed: int, scale: Scale, device: str) -> Config:
