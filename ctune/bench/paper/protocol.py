@@ -149,6 +149,8 @@ def config_of(preset: str, backbone: str, seed: int) -> Config:
     changes: dict[str, Any] = {"checkpoint_every": 2, "validate_every": 0}
     in_parts, covered = (WIDE_TRAIN, WIDE_TUNE) if gpu else ({}, {})
     window: dict[str, Any] = {} if gpu or backbone != "swin_unetr" else {"patch_size": (64, 32, 32)}
+    # Sub-patches of features begin and end where the coarsest of them do.
+    covered = {**covered, "patch_size": (32, 32, 32)} if window else covered
     width: dict[str, Any] = {} if gpu else {"feature_size": 12}
     if preset == Preset.SMOKE:
         width["channels"] = (4, 8)
