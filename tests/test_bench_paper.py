@@ -16,6 +16,8 @@ from ctune.bench.paper import protocol as paper
 from ctune.bench.paper import tables as paper_tables
 from ctune.bench.paper.protocol import PROTOCOLS, Protocol, Sizes
 from ctune.classes import NEW_FOUR, NINE_ORGANS, OLD_FIVE
+from ctune.model.base import build_base
+from ctune.model.features import WindowFeatures
 from ctune.project import Project
 from ctune.types import Source, silent
 from registry import ModelRecord
@@ -88,6 +90,20 @@ def test_the_rounds_of_all_weights_are_as_long_beside_the_base_as_in_the_paper()
     for preset in (Preset.CPU, Preset.GPU):
         for scale in PROTOCOLS[preset].scales.values():
             assert scale.whole_epochs / scale.epochs == 100 / 250
+
+
+@pytest.mark.parametrize("preset", list(Preset))
+def test_windows_and_sub_patches_fit_the_strides_of_every_backbone(
+    preset: Preset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What does not fit would stop a run after hours, at its first round."""
+    monkeypatch.setattr(paper, "torch_device", lambda _: "cpu")
+    for backbone in PROTOCOLS[preset].scales:
+        config = paper.config_of(preset, backbone, 0)
+        stride = build_base(config.base.model_copy(update={"feature_size": 12}), 0).stride
+        window = config.inference.patch_size
+        assert config.train.patch_size == window and all(side % stride == 0 for side in window)
+        WindowFeatures(window, (stride,) * 3).aligned((0, 0, 0), config.tune.patch_size)
 
 
 def test_seeds_of_other_runs_are_put_together(
