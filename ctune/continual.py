@@ -127,7 +127,9 @@ def tune_model(
 def checkpoint_of(project: Project, model: Model, classes: Sequence[str], seed: int) -> Path:
     """Where the tuning of `classes` of `model` leaves its checkpoints, while it runs; one of other settings has others."""
     settings = project.config.tune.model_dump(mode="json", exclude=HOW)
-    about = json.dumps([model.digest, sorted(classes), seed, settings], sort_keys=True)
+    about = json.dumps(
+        [model.digest, sorted(classes), seed, settings, project.config.heads.start_bias], sort_keys=True
+    )
     name = f"{TUNING}{hashlib.sha256(about.encode()).hexdigest()[:16]}.safetensors"
     return project.cache / "training" / name
 

@@ -116,7 +116,12 @@ def test_seeds_of_other_runs_are_put_together(
     again = paper.run("smoke", (0,), tmp_path / "new", silent)
     assert again.measures == run.plain(measured.measures) and again.data == measured.data
     assert not (tmp_path / "new").exists(), "nothing was made"
-    assert EarlierSeeds("paper", "smoke").seed(0, {"unet_small": {}}) is None, "of another size"
+    assert EarlierSeeds("paper", "smoke").seed(0, {"unet_small": {}}, lambda _: True) is None, (
+        "of another size"
+    )
+    kept = measured.details["seed 0"]
+    assert paper._has_every_way(kept, TOY)
+    assert not paper._has_every_way({"unet_small": {"table 1": kept["unet_small"]["table 1"]}}, TOY)
 
 
 def test_bad_annotations_are_near_the_truth_and_wrong(work: Path, measured: Any) -> None:

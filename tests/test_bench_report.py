@@ -338,6 +338,10 @@ def test_tunings_of_other_lengths_are_a_line_and_a_table() -> None:
     assert lengths.rows[0][1:] == ["14", "2", ".55"]
     row = next(row for row in costs.rows if row[0].startswith("time, to the Dice of full training"))
     assert row[2:] == ["5; 5", "40 (20 to 60), in 2 of 2 seeds"], "full training ends at .65"
+    details["seed 1"]["full"]["rival"]["curve"][0]["dice"] = {"aorta": 0.8, "stomach": 0.5}
+    *_, costs, _ = speed_chapter.tables(result(what="speed", details=details)).tables
+    row = next(row for row in costs.rows if row[0].startswith("time, to the Dice of full training"))
+    assert row[3] == "25 (20 to 30), in 2 of 2 seeds", "full training had it at its first look already"
     details["seed 1"] = speed_seed(150.0, 0.5)
     lines = speed_plots.plots(result(what="speed", details=details))[0]
     assert isinstance(lines, Lines) and len(lines.series[0].xs) == 1, "a seed without them: a point"

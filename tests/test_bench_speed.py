@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import pytest
 from ctune.bench import run
 from ctune.bench.catalogue import Preset
 from ctune.bench.earlier import EarlierSeeds
+from ctune.bench.forgetting import protocol as forgetting
+from ctune.bench.paper import protocol as paper
 from ctune.bench.speed import protocol as speed
 from ctune.bench.speed.lengths import by_epochs, quickest
 from ctune.bench.study import Clock, Scale, means
@@ -187,12 +190,21 @@ def test_seeds_of_other_runs_are_put_together(
     run.run_bench("speed", "smoke", (0,), tmp_path / "seeds", work=tmp_path / "work")
     monkeypatch.undo()
     monkeypatch.setitem(speed.SCALES, Preset.SMOKE, TOY)
+    monkeypatch.setitem(speed.LENGTHS, Preset.SMOKE, (1, 2))
     monkeypatch.setenv("CTUNE_BENCH_RESULTS", str(tmp_path / "seeds"))
     again = speed.run("smoke", (0,), tmp_path / "new", lambda _: None)
     assert again.measures == run.plain(measured.measures) and again.data == measured.data
     assert not (tmp_path / "new").exists(), "nothing was made"
     other = EarlierSeeds("speed", "smoke")
-    assert other.seed(0, {**asdict(TOY), "epochs": 3}) is None and other.seed(1, asdict(TOY)) is None
+    assert other.seed(0, asdict(TOY), lambda _: True) and other.seed(0, asdict(TOY), lambda _: False) is None
+    assert other.seed(0, {**asdict(TOY), "epochs": 3}, lambda _: True) is None
+    assert other.seed(1, asdict(TOY), lambda _: True) is None
+    monkeypatch.setitem(speed.LENGTHS, Preset.SMOKE, (1, 2, 3))
+    asked: list[int] = []
+    monkeypatch.setattr(speed, "make_study", lambda *_: asked.append(1) or sys.exit())
+    with pytest.raises(SystemExit):
+        speed.run("smoke", (0,), tmp_path / "new", lambda _: None)
+    assert asked, "a seed without all lengths is measured"
     with pytest.raises(
         UsageError, match="expected results of hippocampus in CTUNE_BENCH_RESULTS, found none"
     ):
@@ -203,6 +215,22 @@ def test_real_images_need_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.delenv("CTUNE_HIPPOCAMPUS", raising=False)
     with pytest.raises(UsageError, match="CTUNE_HIPPOCAMPUS"):
         speed.run_hippocampus("smoke", (0,), tmp_path, lambda _: None)
+
+
+def test_a_tuning_on_an_accelerator_does_more_than_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every way of it, in every benchmark: with the preset's warm-up of 20 epochs and a step each, heads would never leave it."""
+    for module in (forgetting, paper, speed):
+        monkeypatch.setattr(module, "torch_device", lambda _: "cuda")
+    scales = {"speed": speed.SCALES, "forgetting": forgetting.SCALES}
+    configs = {"speed": speed.config_of("gpu", 0), "forgetting": forgetting.config_of("gpu", 0)}
+    asked = [(configs[what].tune, of[Preset.GPU].revised) for what, of in scales.items()]
+    for backbone, sizes in paper.PROTOCOLS[Preset.GPU].scales.items():
+        asked.append((paper.config_of("gpu", backbone, 0).tune, sizes.revised // paper.ROUNDS))
+    for tune, cases in asked:
+        steps = -(-cases * tune.patches_per_case // tune.batch_size)
+        assert steps * tune.epochs >= 60 and tune.warmup_epochs <= tune.epochs / 5
+    shortest = speed.LENGTHS[Preset.GPU][0]
+    assert configs["speed"].tune.warmup_epochs <= shortest / 3
 
 
 def test_a_clock_counts_only_between_start_and_stop() -> None:

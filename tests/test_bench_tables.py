@@ -200,13 +200,27 @@ def test_what_makes_a_rivals_mean_worth_little_is_said() -> None:
     assert cells(rounds, "ours: continual, U-Net")[0] == f"{(5 * 0.8 + 3 * 0.7 + 0.5) / 9:.3f}"[1:]
 
 
+def test_few_steps_are_told_where_epochs_are_alike() -> None:
+    seed = paper_seed(0.0)
+    for cells_ in seed.values():
+        for cell in cells_.values():
+            cell["hybrid, all"] = cell["full, all"]
+    assert paper_chapter.few_steps([seed]) == [], "as many as full data has"
+    fewer = [{**round_, "steps": 3} for round_ in seed["unet_small"]["table 1"]["full, all"]]
+    for cell in seed["unet_small"].values():
+        cell["hybrid, all"] = fewer
+    (told,) = paper_chapter.few_steps([seed])
+    assert told.startswith("U-Net: through all weights") and "6 steps where full data has 20" in told
+
+
 def test_what_differs_is_counted(chapter: Chapter) -> None:
     differs = chapter.tables[6]
     assert cells(differs, "seeds") == ["not said", "3", "3"] and cells(differs, "training cases")[1:] == [
         "40",
         "12",
     ]
-    assert cells(differs, "epochs of a round, all weights") == ["100", "4", "4"]
+    assert cells(differs, "epochs of a round, all weights") == ["100, by its public code", "4", "4"]
+    assert cells(differs, "steps of both rounds, table 1, revised-only, all") == ["not said", "20", "20"]
     assert cells(differs, "steps of both rounds, table 1, full, all") == ["not said", "20", "20"]
 
 

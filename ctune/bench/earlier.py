@@ -7,7 +7,7 @@ CTUNE_BENCH_RESULTS names a folder of results whose seeds are taken as they are,
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +44,18 @@ class EarlierSeeds:
         self.data: dict[str, str] = {}
         """Digests of what they were measured on."""
 
-    def seed(self, number: int, scale: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The details of one seed, where a result has them at this scale; it says it of each seed, or of all as `scales`."""
+    def seed(
+        self, number: int, scale: Mapping[str, Any], complete: Callable[[Mapping[str, Any]], bool]
+    ) -> dict[str, Any] | None:
+        """The details of one seed, where a result has them at this scale; it says it of each seed, or of all as `scales`.
+
+        complete: whether they hold all that is measured now; what an older version measured may lack some.
+        """
         name = f"seed {number}"
         for result in self._results:
             found: Any = result.details.get(name)
-            if found and found.get("scale", result.details.get("scales")) == plain(scale):
+            at = found and found.get("scale", result.details.get("scales"))
+            if found and at == plain(scale) and complete(found):
                 # A run of one seed has one part of this name.
                 self.parts |= {n: part for n, part in result.parts.items() if n.startswith(f"seed-{number}/")}
                 self.data |= {n: digest for n, digest in result.data.items() if n.endswith(name)}

@@ -44,9 +44,15 @@ from ctune.watch import Validation, live_features
 
 EXPERT = "truth"
 WIDE_TRAIN: Mapping[str, Any] = {"accumulate": 6}
-WIDE_TUNE: Mapping[str, Any] = {"window_cover": "organ", "background_windows": 2, "cache_gb": 40.0}
+WIDE_TUNE: Mapping[str, Any] = {
+    "window_cover": "organ", "background_windows": 2, "cache_gb": 40.0,
+    "patch_size": (64, 64, 64), "patches_per_case": 4, "learning_rate": 1e-3, "warmup_epochs": 4,
+}  # fmt: skip
 """Of Swin UNETR 48 on windows of 96^3, as accelerators train it: a batch of 24 has 112 GiB of activations at once; all windows of twelve
-CTs are 90 GB of features, those that hold an organ and two others a fifth."""
+CTs are 90 GB of features, those that hold an organ and two others a fifth, which costs Dice (docs/method.md). With the preset's
+warm-up of 20 epochs, a step each, a head of a few epochs would only warm up."""
+WIDE_EPOCHS = 60
+"""Of a tuning so: of twelve cases 120 steps a class, about as many as on a CPU."""
 
 
 @dataclass(frozen=True)

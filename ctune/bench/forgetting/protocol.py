@@ -25,7 +25,17 @@ from ctune.bench.forgetting.rounds import look, new_stage, read_stage, write_sta
 from ctune.bench.machine import torch_device
 from ctune.bench.result import Measured
 from ctune.bench.run import part
-from ctune.bench.study import EXPERT, WIDE_TRAIN, WIDE_TUNE, Clock, Scale, Study, full_training, make_study
+from ctune.bench.study import (
+    EXPERT,
+    WIDE_EPOCHS,
+    WIDE_TRAIN,
+    WIDE_TUNE,
+    Clock,
+    Scale,
+    Study,
+    full_training,
+    make_study,
+)
 from ctune.compositions import Tuned, load_model, register_model
 from ctune.config import Config
 from ctune.config import preset as settings_of
@@ -41,7 +51,7 @@ NEW = ("pancreas", "stomach", "aorta", "postcava", "gall_bladder")
 SCALES = {
     Preset.SMOKE: Scale(cases=6, revised=3, tests=2, epochs=8, tune_epochs=2, old=OLD, new=NEW),
     Preset.CPU: Scale(cases=40, revised=12, tests=12, epochs=24, old=OLD, new=NEW),
-    Preset.GPU: Scale(cases=120, revised=12, tests=40, epochs=100, size="medium", look_every=50, old=OLD, new=NEW),
+    Preset.GPU: Scale(cases=120, revised=12, tests=40, epochs=100, size="medium", look_every=50, tune_epochs=WIDE_EPOCHS, old=OLD, new=NEW),
 }  # fmt: skip
 """revised: cases that each round annotates, drawn anew for each."""
 STEPS = {Preset.SMOKE: 2, Preset.CPU: 150, Preset.GPU: 200}

@@ -27,6 +27,7 @@ from ctune.bench.run import part
 from ctune.bench.speed.lengths import quickest
 from ctune.bench.statistics import case_differences, comparisons, shares_cases
 from ctune.bench.study import (
+    WIDE_EPOCHS,
     WIDE_TRAIN,
     WIDE_TUNE,
     Clock,
@@ -53,7 +54,9 @@ SCALES = {
     Preset.CPU: Scale(
         cases=200, revised=12, tests=50, epochs=30, base_epochs=20, look_every=5, tune_epochs=3
     ),
-    Preset.GPU: Scale(cases=200, revised=12, tests=50, epochs=120, size="medium", look_every=20),
+    Preset.GPU: Scale(
+        cases=200, revised=12, tests=50, epochs=120, size="medium", look_every=20, tune_epochs=WIDE_EPOCHS
+    ),
 }
 HIPPOCAMPUS = {
     Preset.SMOKE: Scale(cases=16, revised=6, tests=6, epochs=4, old=("anterior",), new=("posterior",)),
@@ -69,7 +72,7 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
 LENGTHS: Mapping[Preset, tuple[int, ...]] = {
     Preset.SMOKE: (1,),
     Preset.CPU: (1, 2, 6, 12),
-    Preset.GPU: (1, 2, 8, 16),
+    Preset.GPU: (15, 30, 120, 240),
 }
 """Epochs of further continual tunings, shorter and longer: what fewer or more seconds would give. Each is whole, its schedule of its own length."""
 MARGIN = 0.01
@@ -116,7 +119,9 @@ def _run(
     device, by_seed, data = torch.device(torch_device(preset)), {}, {}
     earlier = EarlierSeeds(what, preset)
     for seed in seeds:
-        if (known := earlier.seed(seed, asdict(scale))) is not None:
+        lengths = {str(epochs) for epochs in LENGTHS[Preset(preset)] if epochs != scale.tune_epochs}
+        known = earlier.seed(seed, asdict(scale), lambda found: set(found.get("lengths", {})) == lengths)  # noqa: B023
+        if known is not None:
             by_seed[f"seed {seed}"] = known
             continue
         folder = work / f"seed-{seed}"
@@ -221,8 +226,12 @@ def of_length(
     old: Mapping[str, Mapping[str, float | None]],
     on_progress: OnProgress,
 ) -> dict[str, Any]:
-    """Continual tuning as it is, of another number of epochs: its seconds, its steps, and Dice of the new classes."""
-    changes = {**ARMS["pyramid"], "epochs": epochs}
+    """Continual tuning as it is, of another number of epochs: its seconds, its steps, and Dice of the new classes.
+
+    It warms up for a third of them at most: one that ends at its highest learning rate would say little of its length.
+    """
+    warm = min(study.project.config.tune.warmup_epochs, epochs / 3)
+    changes = {**ARMS["pyramid"], "epochs": epochs, "warmup_epochs": warm}
     found = continual(study, f"pyramid, {epochs} epochs", changes, device, old, on_progress, beside=False)
     dice = {name: found["dice"][name] for name in study.scale.new}
     return {key: found[key] for key in ("cpu_seconds", "seconds", "steps")} | {"dice": dice}
