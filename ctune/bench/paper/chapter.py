@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any
 
-from ctune.bench.paper.tables import BY_ORGAN, FIGURE_1, GROUPS, against_full, last
+from ctune.bench.paper.tables import BY_ORGAN, FIGURE_1, GROUPS, RIVALS, compared, last
 from ctune.bench.report.tables import (
     Chapter,
     Table,
@@ -44,7 +44,8 @@ def tables(result: BenchResult) -> Chapter:
         {name: seed[name] for name in sorted(seed, key=lambda n: (n not in _FIRST, n))} for seed in seeds
     ]
     main = next(iter(seeds[0]))
-    found = against_full(seeds, main)
+    every = compared(seeds, main)
+    found = every[RIVALS[0]]
     shown = [by_organ(seeds, backbone, setting) for setting in TITLES for backbone in seeds[0]]
     short_, tiles = list[str](), list[Tile]()
     if second := found.get("table 2"):
@@ -57,9 +58,9 @@ def tables(result: BenchResult) -> Chapter:
     return Chapter(
         "The paper's tables",
         short_,
-        said(seeds, found, scales),
+        said(seeds, every, scales),
         tiles,
-        [*shown, by_round(seeds), compared(found, seeds), differs(seeds, scales, result)],
+        [*shown, by_round(seeds), differences(every, seeds), differs(seeds, scales, result)],
     )
 
 
@@ -184,15 +185,19 @@ def _row(name: str, dice: Sequence[Mapping[str, Mapping[str, float | None]]]) ->
     return [name, *known, *(spread([mean_dice(d, names) for d in dice]) for names in GROUPS.values())]
 
 
-def compared(found: Mapping[str, Mapping[str, Any]], seeds: Sequence[Any]) -> Table:
-    """Every setting and backbone beside each other."""
-    rows = [[_spelled(name, seeds), difference(one), str(one["cases"]), one["said"].partition(" (")[0]] for name, one in found.items()]  # fmt: skip
-    one = next(iter(found.values()))
+def differences(every: Mapping[str, Mapping[str, Mapping[str, Any]]], seeds: Sequence[Any]) -> Table:
+    """Every setting, backbone and rival beside each other."""
+    found = [(rival, name, one) for rival, tables in every.items() for name, one in tables.items()]
+    rows = [
+        [_spelled(name, seeds), f"{rival.partition(',')[0]} data", difference(one), str(one["cases"]), one["said"].partition(" (")[0]]
+        for rival, name, one in found
+    ]  # fmt: skip
+    one = found[0][2]
     caption = (
         f"Four revised organs after the last round: difference of Dice, 95 % interval over cases and seeds, p of Wilcoxon's "
         f"signed ranks by Holm over all {one['family']}, the trainings as given; margin {one['margin']:g}."
     )
-    return Table("Hybrid data through heads less full data through all weights", ["", "difference", "cases", "said"], rows, caption)  # fmt: skip
+    return Table("Hybrid data through heads less all weights", ["", "all weights have", "difference", "cases", "said"], rows, caption)  # fmt: skip
 
 
 def _spelled(key: str, seeds: Sequence[Any]) -> str:
@@ -202,11 +207,15 @@ def _spelled(key: str, seeds: Sequence[Any]) -> str:
 
 
 def said(
-    seeds: Sequence[Any], found: Mapping[str, Mapping[str, Any]], scales: Mapping[str, Any]
+    seeds: Sequence[Any], every: Mapping[str, Mapping[str, Mapping[str, Any]]], scales: Mapping[str, Any]
 ) -> list[str]:
     """What may be concluded, and what may not."""
-    out = [f"{_spelled(name, seeds)}: {one['said']}." for name, one in found.items()]
-    out += lost(seeds, found)
+    out = [
+        f"{_spelled(name, seeds)}, against {rival.partition(',')[0]} data through all weights: {one['said']}."
+        for rival, tables in every.items()
+        for name, one in tables.items()
+    ]
+    out += lost(seeds, every[RIVALS[0]])
     cells = [seed[backbone][setting] for seed in seeds for backbone in seed for setting in TITLES]
     both = [(cell["revised-only, heads"], cell["hybrid, heads"]) for cell in cells if {"revised-only, heads", "hybrid, heads"} <= set(cell)]  # fmt: skip
     if both and all(_dice(a) == _dice(b) for a, b in both):

@@ -102,7 +102,8 @@ def summary(seeds: Sequence[Mapping[str, Any]], main: str) -> dict[str, Any]:
                 for round_ in seed[backbone][setting][way]
             ]
     out["unrevised_max_abs_logit_change"] = max(changes)
-    out["hybrid_heads_less_full_all"] = against_full(seeds, main)
+    found = compared(seeds, main)
+    out |= {f"hybrid_heads_less_{rival.replace(', ', '_')}": found[rival] for rival in RIVALS}
     return out
 
 
@@ -111,22 +112,30 @@ def key_of(setting: str, backbone: str, main: str) -> str:
     return setting if backbone == main else f"{setting}, {backbone}"
 
 
-def against_full(seeds: Sequence[Mapping[str, Any]], main: str) -> dict[str, Any]:
-    """Hybrid data through heads less full data through all weights, the four revised organs, in every setting and backbone.
+OURS, RIVALS = "hybrid, heads", ("full, all", "hybrid, all")
+"""What is compared with what: the paper's full training, and all weights on the very data that heads have."""
 
-    They stand side by side and are one family for Holm. Every seed has a cohort of its own.
+
+def compared(seeds: Sequence[Mapping[str, Any]], main: str) -> dict[str, dict[str, Any]]:
+    """{rival: {table: comparison}}: hybrid data through heads less each rival that was measured, the four revised organs.
+
+    All stand side by side, settings, backbones and rivals, and are one family for Holm. Every seed has a cohort of its own.
     """
-    ours, theirs = both = ("hybrid, heads", "full, all")
-    found = {
-        key_of(setting, backbone, main): [
-            case_differences(last(of[ours]), last(of[theirs]), NEW_FOUR)
+    asked = {
+        (rival, key_of(setting, backbone, main)): [
+            case_differences(last(of[OURS]), last(of[rival]), NEW_FOUR)
             for of in (seed[backbone][setting] for seed in seeds)
         ]
+        for rival in RIVALS
         for backbone, cells in seeds[0].items()
         for setting, cell in cells.items()
-        if all(way in cell for way in both)
+        if {OURS, rival} <= set(cell)
     }
-    return comparisons(found, MARGIN)
+    numbered = {str(number): found for number, found in enumerate(asked.values())}
+    out: dict[str, dict[str, Any]] = {rival: {} for rival in RIVALS}
+    for (rival, key), found in zip(asked, comparisons(numbered, MARGIN).values(), strict=True):
+        out[rival][key] = found
+    return out
 
 
 def last(found: Any) -> Mapping[str, Mapping[str, float | None]]:
