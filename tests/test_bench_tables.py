@@ -159,7 +159,7 @@ def test_what_may_not_be_concluded_is_said(chapter: Chapter) -> None:
 
 
 def test_all_tables_of_the_paper_are_one_family() -> None:
-    seeds = [paper_seed(0.02 * n) for n in range(3)]
+    seeds = [dict(reversed(paper_seed(0.02 * n).items())) for n in range(3)]
     for seed in seeds:
         for cells_ in seed.values():
             for cell in cells_.values():
