@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,12 @@ import pytest
 
 from ctune.bench import run
 from ctune.bench.catalogue import Preset
-from ctune.bench.earlier import EarlierSeeds
 from ctune.bench.paper import plots as paper_plots
 from ctune.bench.paper import protocol as paper
 from ctune.bench.paper import tables as paper_tables
 from ctune.bench.paper.protocol import PROTOCOLS, Protocol, Sizes
 from ctune.classes import NEW_FOUR, NINE_ORGANS, OLD_FIVE
+from ctune.errors import UsageError
 from ctune.model.base import build_base
 from ctune.model.features import WindowFeatures
 from ctune.project import Project
@@ -116,12 +118,50 @@ def test_seeds_of_other_runs_are_put_together(
     again = paper.run("smoke", (0,), tmp_path / "new", silent)
     assert again.measures == run.plain(measured.measures) and again.data == measured.data
     assert not (tmp_path / "new").exists(), "nothing was made"
-    assert EarlierSeeds("paper", "smoke").seed(0, {"unet_small": {}}, lambda _: True) is None, (
-        "of another size"
+    asked: list[int] = []
+    monkeypatch.setattr(paper, "make_setting", lambda *_: asked.append(1) or sys.exit())
+    larger = {"unet_small": replace(TOY.scales["unet_small"], cases=3)}
+    more = {"unet_small": (*TOY.arms["unet_small"], ("full", "heads"))}
+    for other in (replace(TOY, scales=larger), replace(TOY, arms=more)):
+        monkeypatch.setitem(PROTOCOLS, Preset.SMOKE, other)
+        with pytest.raises(SystemExit):
+            paper.run("smoke", (0,), tmp_path / "new", silent)
+    assert len(asked) == 2, "of another size, or without a way that is measured now"
+
+
+def test_a_backbone_can_be_measured_by_itself(
+    tmp_path: Path, measured: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And put together with another later: what is measured of each lies in results of its own."""
+    both = Protocol(
+        {**TOY.scales, "swin_unetr": TOY.scales["unet_small"]},
+        {**TOY.arms, "swin_unetr": TOY.arms["unet_small"]},
     )
-    kept = measured.details["seed 0"]
-    assert paper._has_every_way(kept, TOY)
-    assert not paper._has_every_way({"unet_small": {"table 1": kept["unet_small"]["table 1"]}}, TOY)
+    monkeypatch.setitem(PROTOCOLS, Preset.SMOKE, both)
+    cells = measured.details["seed 0"]["unet_small"]
+    found = {"first": "unet_small", "second": "swin_unetr"}
+    for name, backbone in found.items():
+        details = {
+            "seed 0": {backbone: cells},
+            "scales": run.plain({backbone: asdict(both.scales[backbone])}),
+        }
+        kept = replace(measured, details=details, data={f"cohort, {backbone}, seed 0": name})
+        monkeypatch.setattr(run, "load", lambda _, kept=kept: lambda *_: kept)
+        run.run_bench("paper", "smoke", (0,), tmp_path / "seeds", work=tmp_path / name)
+    monkeypatch.setenv("CTUNE_BENCH_RESULTS", str(tmp_path / "seeds"))
+    whole = paper.run("smoke", (0,), tmp_path / "new", silent)
+    assert list(whole.details["seed 0"]) == ["unet_small", "swin_unetr"] and len(whole.data) == 2
+    assert not any("left out" in text for text in whole.failures)
+    monkeypatch.setenv("CTUNE_PAPER_BACKBONES", "swin_unetr")
+    alone = paper.run("smoke", (0,), tmp_path / "new", silent)
+    assert list(alone.details["seed 0"]) == ["swin_unetr"] and list(alone.details["scales"]) == ["swin_unetr"]  # type: ignore[arg-type]
+    assert "unet_small is left out, by CTUNE_PAPER_BACKBONES" in alone.failures
+    for wrong in ("unet", ""):
+        monkeypatch.setenv("CTUNE_PAPER_BACKBONES", wrong)
+        with pytest.raises(
+            UsageError, match="expected names of unet_small, swin_unetr in CTUNE_PAPER_BACKBONES, got"
+        ):
+            paper.run("smoke", (0,), tmp_path / "new", silent)
 
 
 def test_bad_annotations_are_near_the_truth_and_wrong(work: Path, measured: Any) -> None:

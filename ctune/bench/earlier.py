@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ctune.bench.parts import plain
 from ctune.bench.result import BenchResult, Part, read_result
 from ctune.errors import UsageError
 
@@ -31,6 +30,9 @@ def results_in(variable: str, what: str, preset: str) -> list[BenchResult]:
     return sorted(found, key=lambda result: result.started, reverse=True)
 
 
+Agrees = Callable[[BenchResult, Mapping[str, Any]], bool]
+
+
 class EarlierSeeds:
     """Seeds of the results of `what` in the folder that CTUNE_BENCH_RESULTS names; none without it. The newest goes first.
 
@@ -44,20 +46,19 @@ class EarlierSeeds:
         self.data: dict[str, str] = {}
         """Digests of what they were measured on."""
 
-    def seed(
-        self, number: int, scale: Mapping[str, Any], complete: Callable[[Mapping[str, Any]], bool]
-    ) -> dict[str, Any] | None:
-        """The details of one seed, where a result has them at this scale; it says it of each seed, or of all as `scales`.
+    def seed(self, number: int, agrees: Agrees, within: str = "") -> dict[str, Any] | None:
+        """The details of one seed, of the newest result in which they are what would be measured now.
 
-        complete: whether they hold all that is measured now; what an older version measured may lack some.
+        agrees: asked for a result and the details of this seed in it; what an older version measured may be of other sizes, or
+        lack some. within: the folder below the seed's whose parts are taken, and the word in the names of what they were measured on.
         """
         name = f"seed {number}"
         for result in self._results:
             found: Any = result.details.get(name)
-            at = found and found.get("scale", result.details.get("scales"))
-            if found and at == plain(scale) and complete(found):
+            if found and agrees(result, found):
                 # A run of one seed has one part of this name.
-                self.parts |= {n: part for n, part in result.parts.items() if n.startswith(f"seed-{number}/")}
-                self.data |= {n: digest for n, digest in result.data.items() if n.endswith(name)}
+                below = f"seed-{number}/{within}"
+                self.parts |= {n: part for n, part in result.parts.items() if n.startswith(below)}
+                self.data |= {n: d for n, d in result.data.items() if n.endswith(name) and within in n}
                 return dict(found)
         return None

@@ -10,9 +10,11 @@ it has other features.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,8 @@ from ctune.bench.catalogue import Preset
 from ctune.bench.earlier import EarlierSeeds
 from ctune.bench.machine import torch_device
 from ctune.bench.paper.tables import PUBLISHED, find_tables, summary
-from ctune.bench.result import Gate, Measured
-from ctune.bench.run import part
+from ctune.bench.result import BenchResult, Gate, Measured
+from ctune.bench.run import part, plain
 from ctune.bench.study import (
     EXPERT,
     WIDE_EPOCHS,
@@ -41,10 +43,13 @@ from ctune.compositions import Tuned, load_model, register_model
 from ctune.config import Config, Hybrid
 from ctune.config import preset as settings_of
 from ctune.data.prepared import PreparedCase
+from ctune.errors import UsageError
 from ctune.foundation import retune_model
 from ctune.project import Project
 from ctune.types import Mask, OnProgress, Progress, Source, Split
 
+ASKED = "CTUNE_PAPER_BACKBONES"
+"""Names with commas: the backbones that a run measures."""
 ROUNDS = 2
 SETTINGS = ("table 1", "table 2")
 ARMS = tuple(
@@ -96,27 +101,31 @@ PROTOCOLS = {
 def run(preset: str, seeds: Sequence[int], work: Path, on_progress: OnProgress) -> Measured:
     """See ``ctune.bench.catalogue.Bench``."""
     device, protocol = torch.device(torch_device(preset)), PROTOCOLS[Preset(preset)]
-    found, data = dict[str, Any](), dict[str, str]()
-    scales = {backbone: asdict(scale) for backbone, scale in protocol.scales.items()}
-    total, earlier = len(seeds) * len(protocol.scales) * len(SETTINGS), EarlierSeeds("paper", preset)
+    # First of all: a name that is no backbone is said before hours of work.
+    asked = backbones(protocol)
+    scales = {backbone: protocol.scales[backbone] for backbone in asked}
+    found, data, earlier = dict[str, Any](), dict[str, str](), EarlierSeeds("paper", preset)
+    total, done = len(seeds) * len(asked) * len(SETTINGS), 0
     for seed in seeds:
-        if (known := earlier.seed(seed, scales, lambda kept: _has_every_way(kept, protocol))) is not None:
-            found[f"seed {seed}"] = known
-            continue
-        for backbone, scale in protocol.scales.items():
+        cells = found.setdefault(f"seed {seed}", {})
+        for backbone, scale in scales.items():
+            ways = protocol.arms[backbone]
+            agrees = partial(_as_now, backbone=backbone, scale=scale, ways=ways)
+            if known := earlier.seed(seed, agrees, backbone):
+                cells[backbone] = known[backbone]
+                continue
             for setting in SETTINGS:
                 folder = work / f"seed-{seed}" / backbone / setting.replace(" ", "-")
                 study = make_setting(
                     folder, config_of(preset, backbone, seed), scale, setting, seed, on_progress
                 )
                 data[f"cohort, {backbone}, seed {seed}"] = study.digest()
-                arms = protocol.arms[backbone]
-                cell = part(
+                cells.setdefault(backbone, {})[setting] = part(
                     folder / "cell.json",
                     measure,
                     study,
                     setting,
-                    arms,
+                    ways,
                     scale.whole_epochs,
                     folder,
                     device,
@@ -124,13 +133,16 @@ def run(preset: str, seeds: Sequence[int], work: Path, on_progress: OnProgress) 
                 )
                 # Nothing reads them again, and of a wide network they are tens of gigabytes.
                 shutil.rmtree(study.project.cache / "features", ignore_errors=True)
-                found.setdefault(f"seed {seed}", {}).setdefault(backbone, {})[setting] = cell
-                on_progress(Progress("paper", len(found) * len(SETTINGS), total, f"{backbone}, {setting}"))
-    measures = summary(list(found.values()), next(iter(protocol.scales)))
-    missing = (
+                done += 1
+                on_progress(Progress("paper", done, total, f"{backbone}, {setting}"))
+    measures = summary(list(found.values()), asked[0])
+    missing: tuple[str, ...] = (
         () if find_tables() else ("the paper's tables were not there to be read: their means are quoted",)
     )
-    told = {"differs": differs(preset), "published": PUBLISHED, "scales": scales}
+    missing += tuple(f"{name} is left out, by {ASKED}" for name in protocol.scales if name not in asked)
+    told = {
+        "differs": differs(preset), "published": PUBLISHED, "scales": {n: asdict(s) for n, s in scales.items()},
+    }  # fmt: skip
     return Measured(measures, {**found, **told}, missing, data | earlier.data, gates(measures), earlier.parts)
 
 
@@ -148,13 +160,30 @@ def differs(preset: str) -> str:
     )
 
 
-def _has_every_way(kept: Mapping[str, Any], protocol: Protocol) -> bool:
-    """Whether a seed has both settings of every backbone, and every way in them."""
-    return all(
-        set(kept.get(backbone, {}).get(setting, {})) == {"before", *(", ".join(way) for way in arms)}
-        for backbone, arms in protocol.arms.items()
-        for setting in SETTINGS
-    )
+def backbones(protocol: Protocol) -> list[str]:
+    """The backbones that CTUNE_PAPER_BACKBONES names, in the order of the protocol; all without it.
+
+    Raises UsageError for a name that is none.
+    """
+    if (names := os.environ.get(ASKED)) is None:
+        return list(protocol.scales)
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    unknown = [name for name in wanted if name not in protocol.scales]
+    if unknown or not wanted:
+        raise UsageError(
+            f"expected names of {', '.join(protocol.scales)} in {ASKED}, got {unknown[0] if unknown else 'none'}; change or unset it"
+        )
+    return [name for name in protocol.scales if name in wanted]
+
+
+def _as_now(
+    result: BenchResult, kept: Mapping[str, Any], backbone: str, scale: Sizes, ways: Sequence[tuple[str, str]]
+) -> bool:
+    """Whether a seed of another result has a backbone at these sizes, in both settings and with every way."""
+    sizes: Any = result.details.get("scales", {})
+    cells, names = kept.get(backbone, {}), {"before", *(", ".join(way) for way in ways)}
+    same = sizes.get(backbone) == plain(asdict(scale))
+    return same and all(set(cells.get(setting, {})) == names for setting in SETTINGS)
 
 
 def config_of(preset: str, backbone: str, seed: int) -> Config:
@@ -165,8 +194,8 @@ def config_of(preset: str, backbone: str, seed: int) -> Config:
     changes: dict[str, Any] = {"checkpoint_every": 2, "validate_every": 0}
     in_parts, covered = (WIDE_TRAIN, WIDE_TUNE) if gpu else ({}, {})
     window: dict[str, Any] = {} if gpu or backbone != "swin_unetr" else {"patch_size": (64, 32, 32)}
-    # Sub-patches of features begin and end where the coarsest of them do.
-    covered = {**covered, "patch_size": (32, 32, 32)} if window else covered
+    # Pyramids read the coarsest features too: of a sub-patch of 32 voxels these are one, and heads of it found next to nothing.
+    covered = {**covered, **window}
     width: dict[str, Any] = {} if gpu else {"feature_size": 12}
     if preset == Preset.SMOKE:
         width["channels"] = (4, 8)

@@ -23,7 +23,7 @@ from ctune.bench.catalogue import Preset
 from ctune.bench.earlier import EarlierSeeds
 from ctune.bench.machine import torch_device
 from ctune.bench.result import Gate, Measured
-from ctune.bench.run import part
+from ctune.bench.run import part, plain
 from ctune.bench.speed.lengths import quickest
 from ctune.bench.statistics import case_differences, comparisons, shares_cases
 from ctune.bench.study import (
@@ -119,8 +119,7 @@ def _run(
     device, by_seed, data = torch.device(torch_device(preset)), {}, {}
     earlier = EarlierSeeds(what, preset)
     for seed in seeds:
-        lengths = {str(epochs) for epochs in LENGTHS[Preset(preset)] if epochs != scale.tune_epochs}
-        known = earlier.seed(seed, asdict(scale), lambda found: set(found.get("lengths", {})) == lengths)  # noqa: B023
+        known = earlier.seed(seed, lambda _, found: _as_now(found, scale, Preset(preset)))
         if known is not None:
             by_seed[f"seed {seed}"] = known
             continue
@@ -133,6 +132,12 @@ def _run(
     data |= earlier.data
     measures = summary(list(by_seed.values()), device, shares_cases(data))
     return Measured(measures, by_seed, (), data, gates(measures, preset), earlier.parts)
+
+
+def _as_now(found: Mapping[str, Any], scale: Scale, preset: Preset) -> bool:
+    """Whether the details of a seed are of this scale and have tunings of all lengths."""
+    lengths = {str(epochs) for epochs in LENGTHS[preset] if epochs != scale.tune_epochs}
+    return found.get("scale") == plain(asdict(scale)) and set(found.get("lengths", {})) == lengths
 
 
 def config_of(preset: str, seed: int) -> Config:
