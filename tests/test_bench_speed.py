@@ -14,6 +14,7 @@ from ctune.bench.catalogue import Preset
 from ctune.bench.earlier import EarlierSeeds
 from ctune.bench.forgetting import protocol as forgetting
 from ctune.bench.paper import protocol as paper
+from ctune.bench.speed import figures
 from ctune.bench.speed import protocol as speed
 from ctune.bench.speed.lengths import by_epochs, quickest
 from ctune.bench.study import Clock, Scale, means
@@ -131,11 +132,15 @@ def test_a_ceiling_that_lost_an_organ_does_not_look_near() -> None:
         "continual": {"aorta": 0.8, "gall_bladder": 0.5, "stomach": 0.7},
         "ceiling": {"aorta": 0.9, "gall_bladder": 0.0, "stomach": 0.9},
     }
-    found = speed.short_of_ceiling(dice)
+    found = figures.short_of_ceiling(dice)
     assert found["mean"] == pytest.approx(0.15) and found["lost"] == ["gall_bladder"]
     assert found["by_class"]["gall_bladder"] == -0.5
     nothing = {"continual": {"aorta": 0.5}, "ceiling": {"aorta": 0.01}}
-    assert speed.short_of_ceiling(nothing) == {"by_class": {"aorta": -0.49}, "mean": None, "lost": ["aorta"]}
+    assert figures.short_of_ceiling(nothing) == {
+        "by_class": {"aorta": -0.49},
+        "mean": None,
+        "lost": ["aorta"],
+    }
 
 
 def test_the_ratio_is_of_steps_timed_beside_the_tuning() -> None:
@@ -145,25 +150,25 @@ def test_the_ratio_is_of_steps_timed_beside_the_tuning() -> None:
         "full": {"rival": {"steps": 1000, "curve": curve}},
         "continual": {"pyramid": {"cpu_seconds": 10.0, "full_step": {"cpu_seconds": 0.5}}},
     }
-    assert speed.full_over_continual(seed, "pyramid", "cpu_seconds") == 50.0
+    assert figures.full_over_continual(seed, "pyramid", "cpu_seconds") == 50.0
     seed["continual"]["pyramid"]["full_step"] = None
-    assert speed.full_over_continual(seed, "pyramid", "cpu_seconds") == 90.0
+    assert figures.full_over_continual(seed, "pyramid", "cpu_seconds") == 90.0
 
 
 def test_whether_full_training_came_to_its_end_is_told() -> None:
     looks = [{"dice": {"aorta": d, "stomach": d}} for d in (0.1, 0.7, 0.72)]
-    assert speed.rise_at_the_end([looks[0], {}, *looks[1:]], ["aorta", "stomach"]) == pytest.approx(0.02)
-    assert speed.rise_at_the_end(looks[:1], ["aorta"]) == 0.0
+    assert figures.rise_at_the_end([looks[0], {}, *looks[1:]], ["aorta", "stomach"]) == pytest.approx(0.02)
+    assert figures.rise_at_the_end(looks[:1], ["aorta"]) == 0.0
 
 
 def test_the_promises_of_time_are_those_of_the_preset() -> None:
     measures = {"time_ratio_full_over_continual": 60.0, "time_ratio_paper_over_continual": 8.0}
-    assert [g.passed for g in speed.ratio_gates(measures, "cpu")] == [True]
-    assert [(g.bound, g.passed) for g in speed.ratio_gates(measures, "gpu")] == [
+    assert [g.passed for g in figures.ratio_gates(measures, "cpu")] == [True]
+    assert [(g.bound, g.passed) for g in figures.ratio_gates(measures, "gpu")] == [
         (300.0, False),
         (10.0, False),
     ]
-    assert speed.ratio_gates(measures, "smoke") == []
+    assert figures.ratio_gates(measures, "smoke") == []
 
 
 def test_the_base_may_train_for_fewer_epochs(work: Path, measured: Any) -> None:

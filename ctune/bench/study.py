@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from ctune.bench.catalogue import Preset
 from ctune.classes import NEW_FOUR, OLD_FIVE, canonical
 from ctune.cohort import prepare_labels
 from ctune.config import Config, Optimisation
@@ -53,6 +54,11 @@ CTs are 90 GB of features, those that hold an organ and two others a fifth, whic
 warm-up of 20 epochs, a step each, a head of a few epochs would only warm up."""
 WIDE_EPOCHS = 60
 """Of a tuning so: of twelve cases 120 steps a class, about as many as on a CPU."""
+
+
+def wide(preset: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """What a preset changes in the settings of (training, tuning) for Swin UNETR 48; nothing off an accelerator."""
+    return (WIDE_TRAIN, WIDE_TUNE) if preset == Preset.GPU else ({}, {})
 
 
 @dataclass(frozen=True)

@@ -28,13 +28,12 @@ from ctune.bench.run import part
 from ctune.bench.study import (
     EXPERT,
     WIDE_EPOCHS,
-    WIDE_TRAIN,
-    WIDE_TUNE,
     Clock,
     Scale,
     Study,
     full_training,
     make_study,
+    wide,
 )
 from ctune.compositions import Tuned, load_model, register_model
 from ctune.config import Config
@@ -97,7 +96,7 @@ def config_of(preset: str, seed: int) -> Config:
         "ct" if size == Preset.GPU else "phantom", name="forgetting", seed=seed, classes=(*OLD, *NEW)
     )
     scale, changes = SCALES[size], {"checkpoint_every": 2, "validate_every": 0}
-    in_parts, covered = (WIDE_TRAIN, WIDE_TUNE) if size == Preset.GPU else ({}, {})
+    in_parts, covered = wide(preset)
     train = config.train.model_copy(update={**changes, **in_parts, "epochs": scale.epochs})
     tune = config.tune.model_copy(update={**changes, **covered, "epochs": scale.tune_epochs})
     channels = CHANNELS.get(size, config.base.channels)

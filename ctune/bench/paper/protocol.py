@@ -30,14 +30,13 @@ from ctune.bench.run import part, plain
 from ctune.bench.study import (
     EXPERT,
     WIDE_EPOCHS,
-    WIDE_TRAIN,
-    WIDE_TUNE,
     Clock,
     Scale,
     Study,
     full_training,
     make_study,
     score_tests,
+    wide,
 )
 from ctune.compositions import Tuned, load_model, register_model
 from ctune.config import Config, Hybrid
@@ -192,7 +191,7 @@ def config_of(preset: str, backbone: str, seed: int) -> Config:
     scale = PROTOCOLS[Preset(preset)].scales[backbone]
     config = settings_of("ct" if gpu else "phantom", name="paper", seed=seed, classes=scale.classes)
     changes: dict[str, Any] = {"checkpoint_every": 2, "validate_every": 0}
-    in_parts, covered = (WIDE_TRAIN, WIDE_TUNE) if gpu else ({}, {})
+    in_parts, covered = wide(preset)
     window: dict[str, Any] = {} if gpu or backbone != "swin_unetr" else {"patch_size": (64, 32, 32)}
     # Pyramids read the coarsest features too: of a sub-patch of 32 voxels these are one, and heads of it found next to nothing.
     covered = {**covered, **window}

@@ -24,7 +24,7 @@ from ctune.bench.machine import device_name, torch_device
 from ctune.bench.result import Measured
 from ctune.bench.run import part
 from ctune.bench.scaling.model import ASSUMED, Round, carried_on, errors, fit, modelled_errors, rate_of
-from ctune.bench.study import EXPERT, WIDE_TRAIN, Clock, Scale, Study, full_training, make_study
+from ctune.bench.study import EXPERT, Clock, Scale, Study, full_training, make_study, wide
 from ctune.classes import NEW_FOUR, OLD_FIVE
 from ctune.cohort import evaluate_cases, predict_cases
 from ctune.compositions import Tuned, load_model, register_model
@@ -120,7 +120,7 @@ def config_of(preset: str, seed: int) -> Config:
         "epochs": plan.epochs,
         "checkpoint_every": 2,
         "validate_every": 0,
-        **(WIDE_TRAIN if gpu else {}),
+        **wide(preset)[0],
     }
     train = config.train.model_copy(update=changes)
     tune = config.tune.model_copy(update={"epochs": 1, "validate_every": 0})

@@ -17,5 +17,5 @@ def by_epochs(seed: Mapping[str, Any], own: int) -> dict[int, Mapping[str, Any]]
 
 def quickest(seed: Mapping[str, Any], new: Sequence[str], unit: str, target: float) -> float | None:
     """Seconds of the quickest tuning, of any length, whose mean Dice of `new` is at least `target`; None: none is."""
-    tunings = by_epochs(seed, 0).values()
+    tunings = [seed["continual"]["pyramid"], *seed.get("lengths", {}).values()]
     return min((float(t[unit]) for t in tunings if mean_dice(t["dice"], new) >= target), default=None)
