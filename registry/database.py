@@ -6,7 +6,6 @@ Writers take one lock for their whole transaction, in both databases: what a wri
 from __future__ import annotations
 
 import os
-import sqlite3
 import time
 import warnings
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ import sqlalchemy as sa
 from registry.errors import IntegrityError, NetworkFileSystemWarning, NewerCatalogError, RegistryError
 from registry.mounts import network_file_system
 from registry.tables import REVISION
+from registry.wal import into_wal
 
 _LOCK = 0x6374756E65
 """Key of the advisory lock of writers in PostgreSQL."""
@@ -195,26 +195,9 @@ def _first_line(error: sa.exc.DBAPIError) -> str:
 def _on_connect(connection: Any, _: Any) -> None:
     # SQLAlchemy begins transactions itself (see below); sqlite3's own late BEGIN would let two writers read first.
     connection.isolation_level = None
-    _into_wal(connection)
+    into_wal(connection)
     for pragma in ("synchronous = FULL", "foreign_keys = ON"):
         connection.execute(f"PRAGMA {pragma}")
-
-
-def _into_wal(connection: sqlite3.Connection) -> None:
-    """WAL mode, which a new file gets by the first that opens it.
-
-    Of several that do so at once, SQLite tells all but one that it is locked, without the patience that it has elsewhere: each
-    holds a lock that the others wait for.
-    """
-    until = time.monotonic() + _PATIENCE_S
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            return
-        except sqlite3.OperationalError as error:
-            if "locked" not in str(error) or time.monotonic() >= until:
-                raise
-            time.sleep(0.01)
 
 
 def _begin(db: sa.Connection) -> None:

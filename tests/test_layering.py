@@ -69,6 +69,9 @@ KNOW_THE_REGISTRY = (
 )
 """What opens a project's registry, what turns a network into records and back, the order of a round, what measures it, what serves it."""
 
+SHARED_HELPERS = ("registry.wal",)
+"""Of the registry's modules those that say nothing of models: anybody may use them."""
+
 WITHOUT_TORCH = (
     "cli",
     "registry",
@@ -167,7 +170,12 @@ def wrong_way(found: list[Import]) -> list[str]:
         if inside(importer, "ctune") and inside(target, "cli"):
             bad.append(f"{one}: the library does not know its command line")
         speaks = any(inside(importer, m) for m in KNOW_THE_REGISTRY)
-        if inside(importer, "ctune") and inside(target, "registry") and not speaks:
+        if (
+            inside(importer, "ctune")
+            and inside(target, "registry")
+            and not speaks
+            and target not in SHARED_HELPERS
+        ):
             bad.append(f"{one}: only the round and its compositions speak to the registry")
         low, high = layer(importer), layer(target)
         if low is not None and high is not None and low < high:

@@ -13,7 +13,6 @@ import pytest
 import small_registry as small
 
 from registry import Registry
-from registry.database import _into_wal
 from registry.errors import (
     IntegrityError,
     NetworkFileSystemWarning,
@@ -122,29 +121,6 @@ def test_names_at_a_glance(tmp_path: Path) -> None:
     registry.set_alias("abdomen", "production", 2)
     found = [(n.name, n.versions, n.latest.version, dict(n.aliases)) for n in registry.names()]
     assert found == [("abdomen", 3, 3, {"production": 2}), ("chest", 1, 1, {})]
-
-
-class _Locked:
-    """A connection that others are before: locked `often`, then free; or broken."""
-
-    def __init__(self, often: int, says: str = "database is locked") -> None:
-        self.left, self.says, self.asked = often, says, 0
-
-    def execute(self, _: str) -> None:
-        self.asked += 1
-        if self.asked <= self.left:
-            raise sqlite3.OperationalError(self.says)
-
-
-def test_a_new_file_that_others_open_too_is_waited_for() -> None:
-    """Of sixteen that opened one at once, about one in seventy was refused."""
-    busy = _Locked(3)
-    _into_wal(busy)  # type: ignore[arg-type]
-    assert busy.asked == 4
-    broken = _Locked(3, "disk I/O error")
-    with pytest.raises(sqlite3.OperationalError, match="disk I/O"):
-        _into_wal(broken)  # type: ignore[arg-type]
-    assert broken.asked == 1
 
 
 def _register(root: Path, digest: str, ready: object) -> None:

@@ -15,6 +15,7 @@ from ctune.data.nifti import read_mask, write_mask
 from ctune.errors import PoolError
 from ctune.review.tokens import Expert, hashed
 from ctune.types import Grid, Mask
+from registry.wal import into_wal
 
 LEASE_SECONDS = 300.0
 SESSION_SECONDS = 12 * 3600.0
@@ -62,6 +63,7 @@ class ReviewState:
         root.mkdir(parents=True, exist_ok=True)
         with self._open() as db:
             db.executescript(_TABLES)
+            db.execute("begin immediate")  # one of several that open it at once adds the column
             if "token" not in {row[1] for row in db.execute("pragma table_info(session)")}:
                 # Of an earlier version, whose sessions did not say which token began them: they end.
                 db.execute("delete from session")
@@ -213,7 +215,7 @@ class ReviewState:
     def _open(self) -> Iterator[sqlite3.Connection]:
         db = sqlite3.connect(self.root / "review.db", timeout=10.0)
         try:
-            db.execute("pragma journal_mode = wal")
+            into_wal(db)
             with db:
                 yield db
         finally:

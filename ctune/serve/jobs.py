@@ -22,6 +22,7 @@ from uuid import uuid4
 
 from ctune.data.files import sync_folder
 from ctune.serve.faults import Refused
+from registry.wal import into_wal
 
 ATTEMPTS = 3
 _TABLE = """
@@ -68,7 +69,8 @@ class Jobs:
         self._rows = sqlite3.connect(folder / "jobs.sqlite", check_same_thread=False, isolation_level=None)
         self._rows.row_factory = sqlite3.Row
         # Said to be kept is kept, also when the machine loses power.
-        self._rows.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; {_TABLE}")
+        into_wal(self._rows)
+        self._rows.executescript(f"PRAGMA synchronous=FULL; {_TABLE}")
         self._after_a_stop()
 
     def close(self) -> None:
