@@ -48,7 +48,7 @@ COMMANDS = (
     Command("revise", "cli.revise:revise", "Take in masks that an expert has revised.", LOOP),
     Command("tune", "cli.tune:tune", "Tune the heads of the revised classes; nothing else moves.", LOOP),
     Command("evaluate", "cli.evaluate:evaluate", "Measure Dice, NSD and HD95 on held-out cases.", LOOP),
-    Command("round", "cli.round:app", "Run a whole round, look at it, or resume it.", LOOP),
+    Command("round", "cli.round:app", "Run a whole round, look at it, resume it, or give it up.", LOOP),
     Command("classes", "cli.classes:app", "Remove, rename or split a model's classes.", MODELS),
     Command(
         "registry", "cli.registry:app", "Versions of models: list, compare, promote, verify, move.", MODELS

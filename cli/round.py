@@ -1,4 +1,4 @@
-"""``ctune round start|status|resume``."""
+"""``ctune round start|status|resume|abandon``."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from ctune.project import Project
     from ctune.round import History, RoundState
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -99,7 +100,7 @@ def start(
             executor=executor_of(executor, address, workers, cores),
             on_progress=on_progress,
         )
-    _show(found.root, state, as_json)
+    _show(found, state, as_json)
 
 
 @app.command()
@@ -161,29 +162,49 @@ def resume(
             executor=executor_of(executor, address, workers, cores),
             on_progress=on_progress,
         )
-    _show(found.root, state, as_json)
+    _show(found, state, as_json)
 
 
-def _show(root: Path, state: RoundState, as_json: bool) -> None:
-    from ctune.round import ARROWS
+@app.command()
+def abandon(
+    why: Annotated[str, typer.Option("--why", help="The reason, for whoever reads the list of rounds.")] = "",
+    project: ProjectDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Give up the unfinished round. Nothing is removed: what experts handed in counts, and the next round may begin."""
+    from ctune.project import find_project
+    from ctune.round import abandon as abandon_round
+
+    found = find_project(project)
+    _show(found, abandon_round(found, why=why), as_json)
+
+
+def _show(project: Project, state: RoundState, as_json: bool) -> None:
+    from ctune.round import ARROWS, folder_of, unrevised
+    from ctune.select import read_csv
     from ctune.validate import Change, refusal
 
     tuned = state.arrows["tune"].summary if "tune" in state.arrows else {}
     for name, change in tuned.get("changes", {}).items():
         if name in tuned["kept"] and Change(**change).worse:
             note(f"note: {refusal(name, Change(**change))}")
+    table = folder_of(project, state.number) / "selection.csv"
+    missing = unrevised(project, read_csv(table)) if state.next_arrow == "revise" else {}
 
     def human(console: Console) -> None:
         console.print(_line(state))
         if state.next_arrow == "revise":
-            table = root / "rounds" / f"{state.number:03d}" / "selection.csv"
             console.print(f"cases to revise, most important first: {table}")
+            for case_id, classes in list(missing.items())[:10]:
+                console.print(f"  {case_id}: {', '.join(classes)}")
+            if len(missing) > 10:
+                console.print(f"  and {len(missing) - 10} more")
             console.print("hand masks in with `ctune revise FOLDER --expert NAME`, then `ctune round resume`")
         for arrow in ARROWS:
             if arrow in state.arrows:
                 console.print(f"  {arrow:<9} {state.arrows[arrow].seconds:8.1f} s")
 
-    emit(_document(state), as_json, human)
+    emit({**_document(state), "unrevised": missing}, as_json, human)
 
 
 def _table(past: History) -> Table:
@@ -208,11 +229,13 @@ def _document(state: RoundState) -> dict[str, Any]:
 
 
 def _line(state: RoundState) -> str:
-    where = (
-        f"stands before {state.next_arrow}"
-        if state.next_arrow
-        else f"over: sha256:{(state.model_out or '')[:12]}"
-    )
-    kept = state.arrows["register"].summary.get("kept", []) if "register" in state.arrows else []
-    stayed = f"; kept the old head of {', '.join(kept)}" if kept else ""
-    return f"round {state.number} of {state.name}: {', '.join(state.classes)}; {where}{stayed}"
+    if state.abandoned:
+        where = f"abandoned {state.abandoned}" + (f": {state.why}" if state.why else "")
+    elif state.next_arrow:
+        where = f"stands before {state.next_arrow}"
+    else:
+        where = f"over: sha256:{(state.model_out or '')[:12]}"
+    said = state.arrows["register"].summary if "register" in state.arrows else {}
+    stayed = f"; kept the old head of {', '.join(said['kept'])}" if said.get("kept") else ""
+    onto = f"; on {said['onto']}, which came meanwhile" if said.get("onto") else ""
+    return f"round {state.number} of {state.name}: {', '.join(state.classes)}; {where}{stayed}{onto}"

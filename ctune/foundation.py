@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,7 +21,7 @@ from ctune.continual import TUNING, Tuning, probe_windows, tune_model, validatio
 from ctune.data.prepared import PreparedCase
 from ctune.distributed import ALONE, Group, must_be_alone
 from ctune.errors import PoolError, UsageError
-from ctune.meanwhile import build_on, prove_on, replaced, unless_overtaken
+from ctune.meanwhile import already_on, build_on, prove_on, replaced, unless_overtaken
 from ctune.model.base import build_base
 from ctune.model.heads import build_head
 from ctune.model.network import Network
@@ -30,6 +30,7 @@ from ctune.outcome import compose, new_heads, read_record, seen
 from ctune.project import Project
 from ctune.strategy import FORGETFUL, must_be_seen, training_data
 from ctune.train import TrainResult, settle, start_at_priors, train
+from ctune.tune import Proof
 from ctune.types import OnProgress, Source, Split, silent
 from ctune.watch import Look
 
@@ -177,37 +178,69 @@ def retune_model(
             force=force,
             on_progress=on_progress,
         )
-        digest, done = _register_on_newest(project, model, folder, name, before, done, str(device))
+        landed = register_on_newest(
+            project, model, folder, name, before,
+            seed=config.seed, measured={"seconds": done.result.seconds, "device": str(device)},
+        )  # fmt: skip
+    digest, proof = landed.digest, landed.proof or done.proof
     others = [v for v in registry.versions(name) if v.digest not in (digest, model.digest)]
     came = tuple(str(v) for v in others if str(v) not in before)
-    return digest, replace(done, beside=() if done.onto else came)
+    beside = () if landed.onto else came
+    return digest, replace(done, proof=proof, onto=landed.onto, over=landed.over, beside=beside)
 
 
-def _register_on_newest(
-    project: Project, model: Model, folder: Path, name: str, before: set[str], done: Tuning, device: str
-) -> tuple[str, Tuning]:
+@dataclass(frozen=True)
+class Landed:
+    """Where the heads of a tuning came to stand. digest: the model's.
+
+    onto: the version (``NAME:VERSION``) that came meanwhile and that they were put on, "" for none. over: classes of which it
+    had another head than the model that was tuned. proof: that nothing else of that version moved.
+    """
+
+    digest: str
+    onto: str = ""
+    over: tuple[str, ...] = ()
+    proof: Proof | None = None
+
+
+def register_on_newest(
+    project: Project,
+    model: Model,
+    folder: Path,
+    name: str,
+    before: Collection[str],
+    *,
+    seed: int,
+    measured: Mapping[str, Any],
+    round_number: int | None = None,
+    note: str = "",
+) -> Landed:
     """Register a tuning on the newest version of `name`, where ``meanwhile.build_on`` allows it, else on `model`.
 
-    Asked again until no other version comes between the look and the registration.
+    before: the versions that were there when it began (``NAME:VERSION``). round_number: by default the next one of the model
+    that the heads are put on. Asked again until no other version comes between the look and the registration; called again
+    after a kill, it finds what it registered.
     """
     tuned, settings = new_heads(folder), project.config.tune
+    heads_alone = settings.trainable == "heads" and settings.start == "model" and tuned
     while True:
         versions = model.registry.versions(name)
-        heads_alone = settings.trainable == "heads" and settings.start == "model" and tuned
+        if heads_alone and (there := already_on(model, versions, before, folder, tuned)) is not None:
+            return Landed(there)
         newest = build_on(model, versions, before) if heads_alone else None
-        proof, onto, over = done.proof, "", tuple[str, ...]()
+        proof, onto, over = None, "", tuple[str, ...]()
         if newest:
-            cases = sorted({a.case_id for c in tuned for a in done.annotations[c]})
+            annotations = read_record(folder)["annotations"]
+            cases = sorted({a.case_id for c in tuned for a in annotations.get(c, ())})
             proof = prove_on(newest, folder, tuned, probe_windows(project, cases[:2]))
             onto, over = str(versions[-1]), replaced(model, newest, tuned)
         register = partial(
-            register_tuning, project, model, folder, name, seed=project.config.seed,
-            round_number=1 + (newest or model).record.round, note="",
-            measured={"seconds": done.result.seconds, "device": device},
-            newest=newest, onto=onto, after=versions[-1].version if versions else 0,
+            register_tuning, project, model, folder, name, seed=seed,
+            round_number=1 + (newest or model).record.round if round_number is None else round_number,
+            note=note, measured=measured, newest=newest, onto=onto, after=versions[-1].version if versions else 0,
         )  # fmt: skip
         if (digest := unless_overtaken(register)) is not None:
-            return digest, replace(done, proof=proof, onto=onto, over=over)
+            return Landed(digest, onto, over, proof)
 
 
 def _sweep(project: Project) -> None:

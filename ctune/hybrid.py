@@ -40,8 +40,9 @@ def merge(
 def _strongest_first(found: Sequence[Annotation], order: Sequence[str]) -> list[Annotation]:
     rank = {str(source): i for i, source in enumerate(order)}
     taking_part = [a for a in found if str(a.record.source) in rank]
-    # Newest first, then by source: the second sort is stable. The digest decides between equal times.
-    taking_part.sort(key=lambda a: (a.record.round, a.record.created, a.record.sha256), reverse=True)
+    # Newest first, then by source: the second sort is stable. Not by round: masks that are imported with their author have
+    # none, and are no older for it. The digest decides between equal times.
+    taking_part.sort(key=lambda a: (a.record.created, a.record.sha256), reverse=True)
     return sorted(taking_part, key=lambda a: rank[str(a.record.source)])
 
 

@@ -13,8 +13,9 @@ import torch
 from ctune.compositions import Model, load_model
 from ctune.outcome import compose
 from ctune.tune import Proof, prove_unmoved, snapshot
-from registry import ModelRecord, Version
+from registry import HeadRecord, ModelRecord, Version
 from registry.errors import OvertakenError
+from registry.records import digest_of
 
 
 def build_on(model: Model, versions: Sequence[Version], before: Collection[str]) -> Model | None:
@@ -30,6 +31,26 @@ def build_on(model: Model, versions: Sequence[Version], before: Collection[str])
         return None
     device = next(model.network.parameters()).device
     return load_model(model.registry, f"sha256:{versions[-1].digest}", device)
+
+
+def already_on(
+    model: Model, versions: Sequence[Version], before: Collection[str], folder: Path, tuned: Collection[str]
+) -> str | None:
+    """The digest of the newest version, where it came meanwhile and has the heads in `folder` already; else None.
+
+    So it is where whoever registered them was killed before it could note that.
+    """
+    if not versions or str(versions[-1]) in before or versions[-1].digest == model.digest:
+        return None
+    record = model.registry.record_of(versions[-1].digest)
+    if not isinstance(record, ModelRecord) or record.base != model.record.base:
+        return None
+    for name in tuned:
+        head = model.registry.record_of(record.heads[name]) if name in record.heads else None
+        data = (folder / f"{name}.safetensors").read_bytes()
+        if not isinstance(head, HeadRecord) or head.weights != digest_of(data):
+            return None
+    return versions[-1].digest
 
 
 def prove_on(newest: Model, folder: Path, tuned: Collection[str], probes: torch.Tensor) -> Proof:

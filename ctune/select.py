@@ -75,6 +75,12 @@ class Selected:
     minutes: float = 0.0
 
 
+def check_strategy(strategy: str) -> None:
+    """Raise UsageError for one that is none of `STRATEGIES`."""
+    if strategy not in STRATEGIES:
+        raise UsageError(f"expected a strategy of {', '.join(STRATEGIES)}; got {strategy!r}")
+
+
 def select(
     candidates: Sequence[CaseImportance],
     *,
@@ -95,8 +101,7 @@ def select(
     there}, which are not asked for again; a case with nothing left is not offered. ``candidates_of`` leaves out what must never
     be offered. Raises UsageError for an unknown strategy, no budget, and ``diverse`` without the features of a candidate.
     """
-    if strategy not in STRATEGIES:
-        raise UsageError(f"expected a strategy of {', '.join(STRATEGIES)}; got {strategy!r}")
+    check_strategy(strategy)
     wanted = {c.case_id: [n for n in classes if n not in judged.get(c.case_id, ())] for c in candidates}
     scored = [n for n in classes if any(n in c.classes for c in candidates)]
     free = sorted(
@@ -156,33 +161,29 @@ def asked_classes(
     return wanted
 
 
-def judged_classes(project: Project, before: int | None = None) -> dict[str, set[str]]:
-    """{case of the pool's split: the classes that somebody annotated there, original or revised}; before: in earlier rounds
-    than this alone."""
+def judged_classes(project: Project) -> dict[str, set[str]]:
+    """{case of the pool's split: the classes that somebody annotated there, original or revised}."""
     pool = project.pool
     return {
         case.id: {
             project.class_of(record)
             for record in pool.annotations(case.id)
-            if record.source != Source.PREDICTED and (before is None or record.round < before)
+            if record.source != Source.PREDICTED
         }
         for case in pool.cases(Split.POOL)
     }
 
 
-def lacking(project: Project, classes: Collection[str], before: int | None = None) -> list[str]:
-    """The cases of the pool's split in which nobody has judged at least one of `classes`. before: see ``judged_classes``."""
-    return [case for case, known in judged_classes(project, before).items() if not set(classes) <= known]
+def lacking(project: Project, classes: Collection[str]) -> list[str]:
+    """The cases of the pool's split in which nobody has judged at least one of `classes`."""
+    return [case for case, known in judged_classes(project).items() if not set(classes) <= known]
 
 
 def candidates_of(
-    project: Project,
-    importances: Sequence[CaseImportance],
-    classes: Collection[str],
-    before: int | None = None,
+    project: Project, importances: Sequence[CaseImportance], classes: Collection[str]
 ) -> list[CaseImportance]:
     """Those that an expert may be asked about `classes`: ``lacking``. Test and validation cases are never offered."""
-    asked = set(lacking(project, classes, before))
+    asked = set(lacking(project, classes))
     return [one for one in importances if one.case_id in asked]
 
 

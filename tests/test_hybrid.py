@@ -111,7 +111,7 @@ def test_every_voxel_is_won_by_the_strongest_newest_annotation_that_covers_it(
             continue
         rank = min(order.index(a.record.source) for a in covering)
         same = [a for a in covering if order.index(a.record.source) == rank]
-        winner = max(same, key=lambda a: (a.record.round, a.record.created, a.record.sha256))
+        winner = max(same, key=lambda a: (a.record.created, a.record.sha256))
         assert records[origin[voxel] - 1] == winner.record
         assert mask[voxel] == by_digest[winner.record.sha256].mask[voxel]
     assert all(np.array_equal(a.mask, b) for a, b in zip(found, before, strict=True)), "an input was changed"

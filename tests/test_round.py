@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +16,27 @@ import torch
 from small_network import GRID, config, project, volume
 
 from ctune.compositions import load_model
-from ctune.data.nifti import write_mask
-from ctune.errors import RoundError
+from ctune.data.nifti import write_mask, write_volume
+from ctune.errors import PoolError, RoundError, UsageError
 from ctune.evaluate import read_scores
 from ctune.foundation import annotated_classes, retune_model, train_model
 from ctune.hybrid import load_hybrid
 from ctune.project import Project
-from ctune.round import ARROWS, changes, folder_of, hand_in, history, resume, rounds, simulate_expert, start
+from ctune.round import (
+    ARROWS,
+    abandon,
+    changes,
+    folder_of,
+    hand_in,
+    history,
+    resume,
+    rounds,
+    simulate_expert,
+    start,
+    unrevised,
+)
 from ctune.round.arrows import Desk
+from ctune.round.state import write_state
 from ctune.select import read_csv
 from ctune.strategy import revised_cases
 from ctune.types import Source, Split
@@ -239,6 +253,181 @@ def test_more_than_heads_can_train_and_then_nothing_is_promised(
     )  # type: ignore[union-attr]
     assert registry.record_of(after.base).parents == (before.base,)  # type: ignore[union-attr]
     assert load_model(registry, "small", CPU).digest == state.model_out and registry.verify().clean
+
+
+# What comes meanwhile --------------------------------------------------------------------------------------------------
+
+
+def masks_in(folder: Path, cases: Sequence[str], name: str = "aorta") -> Path:
+    """An expert's masks of one class of some cases."""
+    for case_id in cases:
+        mask = volume(int(case_id.split("_")[1]))[1]["aorta"]
+        write_mask(folder / case_id / f"{name}.nii.gz", mask, GRID)
+    return folder
+
+
+def asked(made: Project, number: int = 1) -> list[str]:
+    return [row.case_id for row in read_csv(folder_of(made, number) / "selection.csv")]
+
+
+def test_heads_go_on_a_version_that_came_while_the_round_waited(
+    copy: tuple[Project, Path, str], tmp_path: Path
+) -> None:
+    """Before, the round's version had the liver of the one it began from, and nobody said so."""
+    made, _, digest = copy
+    begin(made, digest)
+    hand_in(made, masks_in(tmp_path / "in", asked(made)), expert="dr. b")
+    hand_in(made, masks_in(tmp_path / "liver", asked(made), "liver"), expert="dr. b")
+    other, _ = retune_model(made, "small", ["liver"], device=CPU, force=True)
+    state = resume(made)
+    registry = made.open_registry()
+    first, second, third = (registry.record_of(v.digest) for v in registry.versions("small"))
+    assert first.heads["liver"] != second.heads["liver"] == third.heads["liver"]  # type: ignore[union-attr]
+    assert first.heads["spleen"] == third.heads["spleen"] and "aorta" in third.heads  # type: ignore[union-attr]
+    assert third.parents == (other, digest) and state.arrows["register"].summary["onto"] == "small:2"  # type: ignore[union-attr]
+    measured = {row["class_name"] for one in registry.evaluations(state.model_out) for row in one.scores}  # type: ignore[arg-type]
+    assert measured == {"spleen", "aorta"}, "the liver that was measured is another"
+
+
+def test_a_round_killed_after_it_went_on_a_newer_version_registers_once(
+    copy: tuple[Project, Path, str], tmp_path: Path
+) -> None:
+    made, _, digest = copy
+    begin(made, digest)
+    hand_in(made, masks_in(tmp_path / "in", asked(made)), expert="dr. b")
+    hand_in(made, masks_in(tmp_path / "liver", asked(made), "liver"), expert="dr. b")
+    retune_model(made, "small", ["liver"], device=CPU, force=True)
+    whole = resume(made)
+    unfinished = {name: done for name, done in whole.arrows.items() if name != "register"}
+    write_state(made, whole.model_copy(update={"arrows": unfinished, "model_out": None}))
+    again = resume(made)
+    assert again.model_out == whole.model_out
+    assert [v.version for v in made.open_registry().versions("small")] == [1, 2, 3]
+
+
+def test_a_case_that_is_imported_while_the_round_predicts_is_the_next_rounds(
+    copy: tuple[Project, Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before, it had no prediction to score and the round could never go on."""
+    made, _, digest = copy
+    predict = Desk.predict
+
+    def slow(desk: Desk) -> dict[str, object]:
+        done = predict(desk)
+        image = tmp_path / "late.nii.gz"
+        write_volume(image, volume(77)[0], GRID)
+        made.pool.add_case("case_77", image, Split.POOL)
+        return done
+
+    monkeypatch.setattr(Desk, "predict", slow)
+    state = begin(made, digest, cases=9)
+    assert state.next_arrow == "revise" and "case_77" not in asked(made)
+
+
+def test_what_is_handed_in_while_the_round_predicts_is_its_own_and_not_asked_again(
+    copy: tuple[Project, Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, _, digest = copy
+    score, early = Desk.score, masks_in(tmp_path / "early", ["case_1"])
+
+    def slow(desk: Desk) -> dict[str, object]:
+        hand_in(made, early, expert="dr. b")
+        return score(desk)
+
+    monkeypatch.setattr(Desk, "score", slow)
+    begin(made, digest, cases=9)
+    assert [a.round for a in made.pool.annotations("case_1", "aorta")] == [1]
+    assert asked(made) and "case_1" not in asked(made)
+    hand_in(made, masks_in(tmp_path / "late", asked(made)), expert="dr. b")
+    state = resume(made)
+    assert state.next_arrow is None and "case_1" in state.arrows["hybrid"].summary["cases"]
+    hand_in(made, masks_in(tmp_path / "next", ["case_1"]), expert="dr. c")
+    assert [a.round for a in made.pool.annotations("case_1", "aorta")] == [1, 2]
+
+
+def test_what_was_revised_before_the_first_round_is_not_asked_for_again(
+    copy: tuple[Project, Path, str], tmp_path: Path
+) -> None:
+    made, _, digest = copy
+    hand_in(made, masks_in(tmp_path / "in", ["case_0"]), expert="dr. b")
+    begin(made, digest, cases=9)
+    assert asked(made) and "case_0" not in asked(made)
+
+
+def test_a_case_is_revised_when_what_was_asked_for_is(
+    copy: tuple[Project, Path, str], tmp_path: Path
+) -> None:
+    """Before, a mask of any class counted, and the tuning found nothing to learn from."""
+    made, _, digest = copy
+    start(made, name="small", model=digest, classes=["aorta", "postcava"], cases=2)
+    first, second = asked(made)
+    hand_in(made, masks_in(tmp_path / "liver", [first, second], "liver"), expert="dr. b")
+    assert resume(made, revisions_are_complete=True).next_arrow == "revise", "nobody asked for a liver"
+    hand_in(made, masks_in(tmp_path / "aorta", [first, second]), expert="dr. b")
+    assert resume(made).next_arrow == "revise"
+    rows = read_csv(folder_of(made, 1) / "selection.csv")
+    assert unrevised(made, rows) == {first: ("postcava",), second: ("postcava",)}
+    with pytest.raises(RoundError, match="expected a revision of postcava in at least one case"):
+        resume(made, revisions_are_complete=True)
+    hand_in(made, masks_in(tmp_path / "postcava", [first], "postcava"), expert="dr. b")
+    assert resume(made).next_arrow == "revise"
+    state = resume(made, revisions_are_complete=True)
+    assert state.next_arrow is None
+    assert state.arrows["revise"].summary["missing"] == {second: ("postcava",)}
+
+
+# Rounds that cannot be ended are not begun, and any can be given up ------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "said"),
+    [
+        ({"strategy": "importnace"}, UsageError, "expected a strategy of importance"),
+        (
+            {"truth": Path("nowhere")},
+            PoolError,
+            "expected the hidden truth in .*nowhere, found no such folder",
+        ),
+        ({"minutes": -1.0}, UsageError, "expected a budget above 0"),
+        ({"classes": ["liver", "spleen"]}, RoundError, "nobody has judged liver, spleen, found none"),
+    ],
+)
+def test_what_would_stop_a_round_later_stops_it_before_it_begins(
+    copy: tuple[Project, Path, str], wrong: dict[str, object], error: type[Exception], said: str
+) -> None:
+    made, _, digest = copy
+    with pytest.raises(error, match=said):
+        start(made, **{"name": "small", "model": digest, "classes": ["aorta"], **wrong})  # type: ignore[arg-type]
+    assert rounds(made) == []
+
+
+def test_a_head_is_no_model_to_begin_from(copy: tuple[Project, Path, str]) -> None:
+    made, _, digest = copy
+    head = made.open_registry().record_of(digest).heads["liver"]  # type: ignore[union-attr]
+    with pytest.raises(UsageError, match="expected a model, got the head"):
+        begin(made, head)
+    assert rounds(made) == []
+
+
+def test_a_list_without_a_case_says_so_and_the_round_can_go_on_or_be_given_up(
+    copy: tuple[Project, Path, str], tmp_path: Path
+) -> None:
+    """Before, it waited for revisions of nothing, for ever."""
+    made, truth, digest = copy
+    every = {case.id for case in made.pool.cases(Split.POOL)}
+    with pytest.raises(RoundError, match=r"got none of 4: 4 are open by experts"):
+        begin(made, digest, leased=lambda: every)
+    assert rounds(made)[0].next_arrow == "select"
+    assert resume(made).next_arrow == "revise", "the cases are free"
+    hand_in(made, masks_in(tmp_path / "in", asked(made)[:1]), expert="dr. b")
+    given_up = abandon(made, why="wrong model")
+    assert given_up.next_arrow is None and given_up.abandoned and rounds(made) == [given_up]
+    with pytest.raises(RoundError, match="expected an unfinished round to give up, found none"):
+        abandon(made)
+    state = begin(made, digest, truth=truth)
+    assert state.number == 2 and state.next_arrow is None
+    assert not {asked(made, 1)[0]} & set(asked(made, 2)), "what was handed in counts"
+    assert len(state.arrows["hybrid"].summary["cases"]) == 3 and list(history(made).stages) == [0, 2]
 
 
 # Killed ---------------------------------------------------------------------------------------------------------------

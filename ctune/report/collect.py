@@ -38,12 +38,13 @@ def report_of(
     seconds: float = 0.0,
     tests: int = 2,
 ) -> ReportData:
-    """The report of a project after the finished rounds `states`, oldest first.
+    """The report of a project after the finished rounds `states`, oldest first; those that were given up are left out.
 
     `truth` is the hidden truth of a simulated expert, for the pictures; without it they show what the expert revised.
     `tests` test cases are predicted again by the first and the last model; 0 draws none. Raises RoundError when there
     is no round or one is not finished.
     """
+    states = [state for state in states if not state.abandoned]
     if not states:
         raise RoundError("expected a finished round to report on, got none; run `ctune round start` first")
     for state in states:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -10,24 +10,26 @@ from typing import Any, TypeAlias
 
 from ctune.compositions import Model, load_model, record_evaluation
 from ctune.continual import tune_model
-from ctune.data.files import read_json
+from ctune.data.files import read_json, write_json
+from ctune.errors import RoundError
 from ctune.evaluate import CaseScore, read_scores, summarise
 from ctune.executors.work import Executor
 from ctune.expert import revise_selected
-from ctune.foundation import register_tuning
+from ctune.foundation import register_on_newest
 from ctune.global_features import features_of_cases
 from ctune.hybrid import save_hybrid
 from ctune.importance import read_importances, write_importances, write_weights
 from ctune.importance.judged import judged_volumes
 from ctune.importance.pool import scoring
 from ctune.optimise import resolve_device
-from ctune.outcome import read_record, validation_of
+from ctune.outcome import new_heads, read_record, validation_of
 from ctune.predict import read_masks
 from ctune.project import Project
 from ctune.round.by_case import ByCase
 from ctune.round.calibration import learned_weights
 from ctune.round.predicted import PredictedMasks
-from ctune.round.state import RoundState, folder_of
+from ctune.round.revisions import unrevised
+from ctune.round.state import RoundState, folder_of, rounds
 from ctune.select import (
     Budget,
     Selected,
@@ -38,9 +40,9 @@ from ctune.select import (
     select,
     write_csv,
 )
-from ctune.strategy import judged_cases, labels_of, training_cases
-from ctune.types import AnnotationRecord, OnProgress, Source, Split
-from registry import Registry
+from ctune.strategy import judged_cases, labels_of, revised_cases, training_cases
+from ctune.types import OnProgress, Source, Split
+from registry import ModelRecord, Registry
 
 Leased: TypeAlias = Callable[[], Collection[str]]
 """Answers with the cases that experts have open now."""
@@ -89,8 +91,14 @@ class Desk:
 
     @property
     def candidates(self) -> list[str]:
-        """Pool cases that still lack a judgement of at least one class of the round."""
-        return lacking(self.project, self.state.classes, before=self.state.number)
+        """Pool cases that lacked a judgement of at least one class of the round when it began to predict.
+
+        Kept from then on: predicting a pool takes hours, and a case that is imported meanwhile has no prediction.
+        """
+        path = self.folder / "candidates.json"
+        if not path.exists():
+            write_json(path, lacking(self.project, self.state.classes))
+        return list(read_json(path))
 
     @property
     def weights(self) -> Path:
@@ -123,7 +131,10 @@ class Desk:
         return {"cases": len(importances), "classes": classes}
 
     def select(self) -> dict[str, Any]:
-        """The cases for the expert, most important first, with the classes to revise in each."""
+        """The cases for the expert, most important first, with the classes to revise in each.
+
+        Raises RoundError when there is none.
+        """
         state, offered = self.state, read_importances(self.folder / "scores.json")
         annotated, features = list[str](), {}
         if state.strategy == "diverse":
@@ -131,9 +142,9 @@ class Desk:
             wanted = sorted({*annotated, *(one.case_id for one in offered)})
             base = self.model.network.base
             features = features_of_cases(self.project, base, wanted, self.device, self.on_progress)
-        leased, number = sorted(self.leased()), state.number
+        leased = sorted(self.leased())
         rows = select(
-            candidates_of(self.project, offered, state.classes, before=number),
+            candidates_of(self.project, offered, state.classes),
             strategy=state.strategy,
             budget=Budget(state.cases, state.annotations, state.minutes),
             classes=state.classes,
@@ -141,13 +152,22 @@ class Desk:
             features=features,
             annotated=annotated,
             leased=leased,
-            judged=judged_classes(self.project, before=number),
+            judged=judged_classes(self.project),
         )
+        if not rows:
+            raise RoundError(
+                f"round {state.number}: expected a case to ask about, got none of {len(offered)}: {len(leased)} are open by "
+                "experts, the others have been judged; go on with `ctune round resume` when cases are free, or give the "
+                "round up with `ctune round abandon`"
+            )
         write_csv(self.folder / "selection.csv", rows)
         return {"cases": [row.case_id for row in rows], "leased": leased}
 
     def revise(self) -> dict[str, Any]:
-        """Take the expert's masks: a simulated expert writes them now, a real one has handed them in or is waited for."""
+        """Take the expert's masks: a simulated expert writes them now, a real one has handed them in or is waited for.
+
+        Raises RoundError for a class that nobody has ever revised when the round is to go on with what there is.
+        """
         if self.state.truth:
             revise_selected(
                 self.project,
@@ -159,11 +179,12 @@ class Desk:
                 seed=self.state.seed,
                 on_progress=self.on_progress,
             )
-        done = self._revised_in_this_round()
-        missing = [row.case_id for row in self.selected if row.case_id not in done]
+        missing = unrevised(self.project, self.selected)
+        done = [row.case_id for row in self.selected if set(row.classes) - set(missing.get(row.case_id, ()))]
         if not done or (missing and not self.revisions_are_complete):
             raise Waiting
-        return {"cases": sorted(done), "missing": missing, "seconds": self._expert_seconds()}
+        self._must_be_revised(missing)
+        return {"cases": sorted(done), "missing": missing, "seconds": self._expert_seconds(done)}
 
     def hybrid(self) -> dict[str, Any]:
         """Put together, for every case that trains, the labels that the data strategy takes."""
@@ -211,7 +232,7 @@ class Desk:
         if not self.project.pool.cases(Split.TEST):
             return {"cases": 0, "classes": {}}
         before = folder_of(self.project, 0) / "evaluation"
-        if self.state.number == 1 and not (before / "scores.json").exists():
+        if not (before / "scores.json").exists() and not any(past.model_out for past in rounds(self.project)):
             self._record(self.model.digest, self.by_case.evaluate(before, None))
         scores = self.by_case.evaluate(self.folder / "evaluation", self.weights)
         means = {name: summary.dice for name, summary in summarise(scores).items()}
@@ -221,20 +242,24 @@ class Desk:
         """A new version of the model: the tuned heads are new, the rest is the old by digest.
 
         A class whose new head is worse on the validation cases keeps its old one; when all do, there is no new version.
+        A version that came while the round ran is what the heads go on (``register_on_newest``): its own stay.
         """
-        digest = register_tuning(
+        state = self.state
+        landed = register_on_newest(
             self.project,
             self.model,
             self.weights,
-            self.state.name,
-            seed=self.state.seed,
-            round_number=self.state.number,
-            measured={"seconds": self.state.arrows["tune"].seconds, "device": str(self.device)},
-            note=f"round {self.state.number}: {', '.join(self.state.classes)}",
+            state.name,
+            self._versions_before(),
+            seed=state.seed,
+            round_number=state.number,
+            measured={"seconds": state.arrows["tune"].seconds, "device": str(self.device)},
+            note=f"round {state.number}: {', '.join(state.classes)}",
         )
         if (self.folder / "evaluation" / "scores.json").exists():
-            self._record(digest, read_scores(self.folder / "evaluation"))
-        return {"model": digest, "name": self.state.name, "kept": read_record(self.weights)["kept"]}
+            self._record(landed.digest, self._scores_of(landed.digest))
+        kept = read_record(self.weights)["kept"]
+        return {"model": landed.digest, "name": state.name, "kept": kept, "onto": landed.onto}
 
     # What arrows share --------------------------------------------------------------------------------------------
 
@@ -242,16 +267,32 @@ class Desk:
         data = {case.id: case.sha256 for case in self.project.pool.cases(Split.TEST)}
         record_evaluation(self.registry, model, Split.TEST, data, scores)
 
-    def _revised_in_this_round(self) -> set[str]:
-        pool, selected = self.project.pool, {row.case_id for row in self.selected}
-        return {
-            c for c in selected if any(a.round == self.state.number for a in _revised(pool.annotations(c)))
-        }
+    def _versions_before(self) -> list[str]:
+        """The versions of the name that were there when the round began; all that there are where that was not kept."""
+        name, newest = self.state.name, self.state.newest
+        versions = self.registry.versions(name)
+        return [str(v) for v in versions if newest is None or v.version <= newest]
 
-    def _expert_seconds(self) -> float:
-        records = [
-            a for c in self._revised_in_this_round() for a in _revised(self.project.pool.annotations(c))
-        ]
+    def _scores_of(self, digest: str) -> list[CaseScore]:
+        """What was measured of the heads that model `digest` has; it may have others that came meanwhile."""
+        record, measured = self.registry.record_of(digest), self.model.record.heads
+        assert isinstance(record, ModelRecord)
+        tuned = new_heads(self.weights)
+        ours = {name for name, head in record.heads.items() if name in tuned or head == measured.get(name)}
+        return [s for s in read_scores(self.folder / "evaluation") if s.class_name in ours]
+
+    def _must_be_revised(self, missing: Mapping[str, Sequence[str]]) -> None:
+        if self.project.config.tune.data == "full":
+            return
+        for name in dict.fromkeys(name for names in missing.values() for name in names):
+            if not revised_cases(self.project, [name]):
+                raise RoundError(
+                    f"round {self.state.number}: expected a revision of {name} in at least one case to learn it from, got none; "
+                    "hand one in, or give the round up with `ctune round abandon` and begin one without the class"
+                )
+
+    def _expert_seconds(self, cases: Sequence[str]) -> float:
+        records = [a for c in cases for a in self.project.pool.annotations(c) if a.source == Source.REVISED]
         return sum(a.seconds or 0.0 for a in records if a.round == self.state.number)
 
     def _keep_predictions(self, case_id: str) -> None:
@@ -275,7 +316,3 @@ class Desk:
                     round=self.state.number,
                     model=model,
                 )
-
-
-def _revised(records: Sequence[AnnotationRecord]) -> list[AnnotationRecord]:
-    return [a for a in records if a.source == Source.REVISED]

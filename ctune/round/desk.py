@@ -1,16 +1,17 @@
-"""The expert's desk: what is handed in belongs to the open round, if there is one."""
+"""The expert's desk: what is handed in belongs to the round that still takes revisions, else to the next."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ctune.data.labels import Labels
 from ctune.errors import RoundError
 from ctune.expert import revise_selected
 from ctune.project import Project
 from ctune.revise import RevisedClass, RevisionReport, compare, import_revisions
 from ctune.round.predicted import PredictedMasks
-from ctune.round.state import RoundState, folder_of, rounds
+from ctune.round.state import RoundState, folder_of, rounds, takes_revisions
 from ctune.select import read_csv
 from ctune.types import OnProgress, Source, silent
 
@@ -21,28 +22,35 @@ def open_round(project: Project) -> RoundState | None:
     return past[-1] if past and past[-1].next_arrow == "revise" else None
 
 
+def round_of_hand_in(past: Sequence[RoundState]) -> int:
+    """The number of the round to which a revision belongs that is handed in now; `past` are all rounds, oldest first."""
+    if past and takes_revisions(past[-1]):
+        return past[-1].number
+    return past[-1].number + 1 if past else 1
+
+
 def hand_in(
     project: Project,
     folder: Path,
     *,
     expert: str,
-    label_names: Mapping[int, str] | None = None,
+    labels: Labels | None = None,
     seconds: float | None = None,
     on_progress: OnProgress = silent,
 ) -> RevisionReport:
-    """Take in an expert's masks for the open round; without one they count for the next.
+    """Take in an expert's masks for the newest round, as long as it has not taken its revisions; then they count for the next.
 
-    Changes are told against what stood before, the round's predictions included. Raises as ``import_revisions`` does.
+    Changes are told against what stood before, the newest round's predictions included. Raises as ``import_revisions`` does.
     """
-    state = open_round(project)
-    number = state.number if state else 1 + max((s.number for s in rounds(project)), default=0)
-    before = PredictedMasks(project, folder_of(project, number) / "predictions")
+    past = rounds(project)
+    number = round_of_hand_in(past)
+    before = PredictedMasks(project, folder_of(project, past[-1].number if past else 1) / "predictions")
     return import_revisions(
         project.pool,
         folder,
         expert=expert,
         round_number=number,
-        label_names=label_names,
+        labels=labels,
         aliases=project.config.aliases,
         seconds=seconds,
         before=before,

@@ -13,11 +13,13 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ctune.classes import ClassList
-from ctune.errors import RoundError
+from ctune.compositions import may_be_name, preprocessing_of
+from ctune.errors import PoolError, RoundError
 from ctune.executors.work import Executor
 from ctune.project import Project
 from ctune.round.arrows import Desk, Leased, Waiting, nobody
 from ctune.round.state import ArrowDone, RoundState, now, rounds, write_state
+from ctune.select import Budget, check_strategy, lacking
 from ctune.types import OnProgress, silent
 
 
@@ -44,16 +46,19 @@ def start(
     out of it, asked when the list is made: predicting a pool takes longer than a lease lasts.
     `executor` does what is done case by case; this process when None.
 
-    Raises RoundError while another round is unfinished, and UnknownClassError for impossible class names.
+    Nothing is begun that could not be ended: raises RoundError while another round is unfinished or when no case is left to
+    ask about, UnknownClassError for impossible class names, UsageError for an unknown strategy, no budget or what is no
+    model, PoolError where `truth` is no folder.
     """
     with _locked(project):
         past = rounds(project)
         if past and past[-1].next_arrow:
             raise RoundError(
                 f"expected round {past[-1].number} to be over, it stands before '{past[-1].next_arrow}'; "
-                "go on with `ctune round resume`"
+                "go on with `ctune round resume`, or give it up with `ctune round abandon`"
             )
         number = past[-1].number + 1 if past else 1
+        versions = project.open_registry().versions(may_be_name(name))
         state = RoundState(
             number=number,
             name=name,
@@ -67,8 +72,10 @@ def start(
             annotations=annotations,
             minutes=minutes,
             force=force,
+            newest=versions[-1].version if versions else 0,
             started=now(),
         )
+        _check(project, state)
         write_state(project, state)
         return _advance(Desk(project, state, on_progress, False, executor, leased))
 
@@ -91,6 +98,34 @@ def resume(
         if not past or past[-1].next_arrow is None:
             raise RoundError("expected an unfinished round, found none; begin one with `ctune round start`")
         return _advance(Desk(project, past[-1], on_progress, revisions_are_complete, executor, leased))
+
+
+def abandon(project: Project, *, why: str = "") -> RoundState:
+    """Give up the unfinished round. What it has made stays on disk, and revisions that were handed in count ever after.
+
+    Raises RoundError when no round is unfinished.
+    """
+    with _locked(project):
+        past = rounds(project)
+        if not past or past[-1].next_arrow is None:
+            raise RoundError("expected an unfinished round to give up, found none")
+        state = past[-1].model_copy(update={"abandoned": now(), "why": why})
+        write_state(project, state)
+        return state
+
+
+def _check(project: Project, state: RoundState) -> None:
+    """Raise what would stop the round after hours of predicting."""
+    check_strategy(state.strategy)
+    Budget(state.cases, state.annotations, state.minutes)
+    preprocessing_of(project.open_registry(), state.model)
+    if state.truth and not Path(state.truth).is_dir():
+        raise PoolError(f"expected the hidden truth in {state.truth}, found no such folder; check the path")
+    if not lacking(project, state.classes):
+        raise RoundError(
+            f"expected a case of the pool in which nobody has judged {', '.join(state.classes)}, found none; import cases, "
+            "or name other classes"
+        )
 
 
 def _advance(desk: Desk) -> RoundState:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ctune.data.files import read_json, write_json
 from ctune.project import Project
 from ctune.revise import compare
 from ctune.round.predicted import PredictedMasks
 from ctune.round.state import RoundState, folder_of, rounds
-from ctune.select import read_csv
+from ctune.select import Selected, read_csv
 from ctune.stop import Change
 from ctune.types import Source
 
@@ -19,6 +21,20 @@ def changes(project: Project) -> list[Change]:
     worked out once and kept in its folder.
     """
     return [change for state in rounds(project) for change in changes_of(project, state)]
+
+
+def unrevised(project: Project, selected: Sequence[Selected]) -> dict[str, tuple[str, ...]]:
+    """{case: the classes that were asked for there and that nobody has revised}; cases of which nothing is missing are not in it.
+
+    What was asked for had been judged by nobody when it was: whatever revision there is came since.
+    """
+    out = {}
+    for row in selected:
+        found = project.pool.annotations(row.case_id)
+        revised = {project.class_of(record) for record in found if record.source == Source.REVISED}
+        if left := tuple(name for name in row.classes if name not in revised):
+            out[row.case_id] = left
+    return out
 
 
 def changes_of(project: Project, state: RoundState) -> list[Change]:

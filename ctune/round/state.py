@@ -48,14 +48,20 @@ class RoundState(BaseModel):
     """Cases that experts had open when the list was made: they were left out of it."""
     force: bool = False
     """Register heads that are worse than those they replace."""
+    newest: int | None = None
+    """The newest version of `name` when the round began, 0 for none; None in rounds of before this was kept."""
     started: str
     arrows: dict[str, ArrowDone] = Field(default_factory=dict)
     model_out: str | None = None
+    abandoned: str | None = None
+    """When it was given up, unfinished; what it has made and what experts handed in stays."""
+    why: str = ""
+    """It was given up."""
 
     @property
     def next_arrow(self) -> str | None:
-        """The arrow to do next; None when the round is over."""
-        return next((a for a in ARROWS if a not in self.arrows), None)
+        """The arrow to do next; None when the round is over, or was given up."""
+        return None if self.abandoned else next((a for a in ARROWS if a not in self.arrows), None)
 
 
 def rounds(project: Project) -> list[RoundState]:
@@ -65,6 +71,11 @@ def rounds(project: Project) -> list[RoundState]:
         for path in sorted((project.root / "rounds").glob("[0-9]*/round.json"))
         if path.parent.name != "000"
     ]
+
+
+def takes_revisions(state: RoundState) -> bool:
+    """Whether what an expert hands in now is this round's: until its revisions are taken, also while it still predicts."""
+    return not state.abandoned and "revise" not in state.arrows
 
 
 def folder_of(project: Project, number: int) -> Path:
