@@ -153,11 +153,22 @@ def import_(
 
 
 def _ids(text: str) -> list[str] | None:
+    """The ids in a file, one on each line, or in the text itself, with commas; None for all."""
+    from ctune.errors import UsageError
+
     if not text:
         return None
     path = Path(text)
-    # A file holds one id on each line; a name with a comma is no file.
-    return path.read_text(encoding="utf-8").split() if path.is_file() else names(text)
+    try:
+        if not path.is_file():
+            return names(text)
+    except OSError:
+        # A list of ids is longer than the name of any file can be.
+        return names(text)
+    try:
+        return path.read_text(encoding="utf-8-sig").split()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"expected ids in UTF-8 in {path}, got {error}; save it as UTF-8") from None
 
 
 def _wanted(text: str, found: list[FoundCase], config: Config) -> list[str] | None:

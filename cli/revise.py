@@ -39,6 +39,7 @@ def revise(
     as_json: AsJson = False,
 ) -> None:
     """Take in masks that an expert has revised, say what changed in mL and slices, and never overwrite one."""
+    from ctune.data.labels import parse_labels
     from ctune.project import find_project
     from ctune.round import hand_in, simulate_expert
 
@@ -48,7 +49,7 @@ def revise(
             report = simulate_expert(found, folder, expert=expert, on_progress=on_progress)
         else:
             report = hand_in(
-                found, folder, expert=expert, label_names=_names(labels),
+                found, folder, expert=expert, labels=parse_labels(labels) if labels else None,
                 seconds=None if minutes is None else 60 * minutes, on_progress=on_progress,
             )  # fmt: skip
 
@@ -75,9 +76,3 @@ def revise(
     emit(said, as_json, human)
     if report.refused:
         raise typer.Exit(1)
-
-
-def _names(text: str) -> dict[int, str]:
-    from ctune.data.labels import parse_labels
-
-    return {number: name for name, ids in parse_labels(text).items() for number in ids} if text else {}

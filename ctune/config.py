@@ -11,7 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from ctune.classes import NINE_ORGANS, ClassList, nearest
 from ctune.errors import ConfigError
@@ -261,9 +269,11 @@ class Config(Section):
     seed: int = Field(0, ge=0)
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps"""
-    classes: tuple[str, ...] = NINE_ORGANS
+    # Before the classes, which are read with them.
     aliases: dict[str, str] = Field(default_factory=dict)
     """The project's own class names of other data sets -> names here."""
+    classes: tuple[str, ...] = Field(NINE_ORGANS, validate_default=True)
+    """Brought to ctune's names: `IVC` becomes `postcava`."""
     pool: str = "pool"
     """Folder of the pool, relative to the project, or an fsspec URL such as s3://bucket/pool."""
     pool_cache_gb: float = Field(50.0, gt=0)
@@ -283,10 +293,10 @@ class Config(Section):
     hybrid: Hybrid = Hybrid()
     evaluation: Evaluation = Evaluation()
 
-    @model_validator(mode="after")
-    def _classes(self) -> Config:
-        ClassList.of(self.classes, self.aliases)
-        return self
+    @field_validator("classes")
+    @classmethod
+    def _canonical(cls, classes: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        return ClassList.of(classes, info.data.get("aliases")).names
 
     @model_validator(mode="after")
     def _hosts(self) -> Config:
@@ -302,7 +312,7 @@ class Config(Section):
 
     @property
     def class_list(self) -> ClassList:
-        return ClassList.of(self.classes, self.aliases)
+        return ClassList(self.classes)
 
 
 _PRESETS: dict[str, Callable[[], dict[str, Any]]] = {"ct": dict, "phantom": phantom, "mr": mr}

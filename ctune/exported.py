@@ -16,13 +16,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from pydantic import BaseModel, ValidationError
 
 from ctune.data.exchange import Format, read_segmentation, write_segmentation
-from ctune.data.files import read_json, write_json
+from ctune.data.files import write_json
 from ctune.data.nifti import read_mask, write_mask
 from ctune.data.pool import CaseRecord
 from ctune.errors import DataError, LabelError, PoolError
-from ctune.types import Grid, Mask
+from ctune.types import UNLABELLED, Grid, Mask
 
 MANIFEST = "exported.json"
 _KEPT = ".exported"
@@ -59,17 +60,17 @@ def read_exported(
 ) -> tuple[dict[str, Mask], list[str]]:
     """What an expert changed in an exported case: {class: whole mask on `grid`}, and the classes left as they were.
 
-    Raises DataError for another case's folder, LabelError when a class that was handed out is gone, and what
-    ``read_segmentation`` raises.
+    Raises DataError for another case's folder or a damaged manifest, LabelError when a class that was handed out is gone,
+    and what ``read_segmentation`` raises.
     """
-    about = read_json(folder / MANIFEST)
-    if about["case"] != case_id:
+    about = _manifest(folder / MANIFEST, case_id)
+    if about.case != case_id:
         raise DataError(
-            f"case {case_id}: expected its own export, got that of {about['case']} in {folder}; rename the folder"
+            f"case {case_id}: expected its own export, got that of {about.case} in {folder}; rename the folder"
         )
     before = {
         name: read_mask(folder / _KEPT / f"{name}.nii.gz", grid, f"case {case_id}, {name}, as exported")
-        for name in about["classes"]
+        for name in about.classes
     }
     after = read_segmentation(folder, grid, aliases=aliases, what=f"case {case_id}")
     gone = [name for name, mask in before.items() if name not in after and (mask == 1).any()]
@@ -78,14 +79,34 @@ def read_exported(
             f"case {case_id}: expected the class {gone[0]}, which was exported, found it no more in {folder}; keep it, empty "
             "where the organ is absent"
         )
-    seen, changed = _as_seen(before, Format(about["format"])), {}
+    seen, changed = _as_seen(before, about.format), {}
     for name, mask in after.items():
         old = seen.get(name, np.zeros(grid.shape, dtype=bool))
-        touched = (mask == 1) != old
+        base = before.get(name, np.zeros(grid.shape, np.uint8))
+        touched = np.where(mask == UNLABELLED, base != UNLABELLED, (mask == 1) != old)
         if touched.any():
-            base = before.get(name, np.zeros(grid.shape, np.uint8))
-            changed[name] = np.where(touched, mask == 1, base).astype(np.uint8)
+            changed[name] = np.where(touched, mask, base).astype(np.uint8)
     return changed, [name for name in after if name not in changed]
+
+
+class _Manifest(BaseModel):
+    """What stands in a manifest, as far as it is needed to take a case back."""
+
+    case: str
+    format: Format
+    classes: list[str]
+
+
+def _manifest(path: Path, case_id: str) -> _Manifest:
+    try:
+        return _Manifest.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(map(str, fault["loc"]))
+        raise DataError(
+            f"case {case_id}: expected what stood in {path} when it was exported, got a damaged file "
+            f"({where}{': ' if where else ''}{fault['msg']}); put it back as it was, or export the case anew and draw there"
+        ) from None
 
 
 def _as_seen(

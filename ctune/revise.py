@@ -6,19 +6,22 @@ FOLDER/CASE.nii.gz (a label map, its names in CASE.txt)    or    FOLDER/CASE.seg
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ctune.data.exchange import read_segmentation, stem_of
+from ctune.data.labels import Labels
 from ctune.data.pool import Pool
-from ctune.errors import CtuneError, PoolError
+from ctune.errors import CtuneError, DataError, LabelError, PoolError
 from ctune.exported import is_exported, read_exported
 from ctune.hybrid import DEFAULT_ORDER, merge
+from ctune.select import asked_classes
 from ctune.types import UNLABELLED, Grid, Mask, OnProgress, Progress, Source, Split, silent
 
+_WHAT = "those of the project's `classes`, those with a text vector and what is known of the case"
 _FILES = (".nii", ".nii.gz", ".nrrd", ".dcm")
 
 
@@ -58,32 +61,37 @@ def import_revisions(
     *,
     expert: str,
     round_number: int,
-    label_names: Mapping[int, str] | None = None,
+    labels: Labels | None = None,
     aliases: Mapping[str, str] | None = None,
     seconds: float | None = None,
     before: Mapping[str, Mapping[str, Mask]] | None = None,
+    classes: Collection[str] | None = None,
     on_progress: OnProgress = silent,
 ) -> RevisionReport:
     """Add every revised mask in `folder` to the pool as an annotation of `expert` in `round_number`.
 
-    `label_names` {id: class} is needed for label maps without a table of names beside them. `seconds` is the expert's time for each case. `before` {case: {class:
-    mask}} is what stood before where the pool has no annotation, e.g. the round's predictions. A case with a fault in any
-    file is refused whole and the rest goes on. Raises PoolError when `folder` is not there or has no case.
+    `labels` {class: ids}, an id may belong to several, is needed for label maps without a table of names beside them.
+    `seconds` is the expert's time for each case. `before` {case: {class: mask}} is what stood before where the pool has no
+    annotation, e.g. the round's predictions. `classes` are what masks may be of, beside what stood before in the case, None
+    for any: a mistyped name would be a class for ever. A case with a fault in any file, or in two places, is refused whole and
+    the rest goes on. Raises PoolError when `folder` is not there or has no case, OSError when the pool cannot be written.
     """
     found = _found(folder)
     revised: list[RevisedClass] = []
     refused: list[tuple[str, str]] = []
     untouched: list[tuple[str, str]] = []
-    for number, (case_id, place) in enumerate(found):
+    for number, (case_id, places) in enumerate(found.items()):
         try:
-            masks, left = _masks(pool, case_id, place, label_names or {}, aliases or {})
+            masks, left = _masks(pool, case_id, _only(places, case_id), labels, aliases or {})
             untouched += [(case_id, name) for name in left]
             share = seconds / len(masks) if seconds is not None and masks else None
             known = (before or {}).get(case_id, {})
-            revised += [
-                _take(pool, case_id, n, m, known.get(n), expert, round_number, share)
-                for n, m in masks.items()
-            ]
+            if classes is not None:
+                annotated = (record.class_name for record in pool.annotations(case_id))
+                asked_classes(masks, dict.fromkeys([*classes, *known, *annotated]), {}, _WHAT)
+            # One by one: what the pool took before it refused a class is told beside the refusal.
+            for name, mask in masks.items():
+                revised.append(_take(pool, case_id, name, mask, known.get(name), expert, round_number, share))
         except CtuneError as error:
             refused.append((case_id, str(error)))
         on_progress(Progress("revise", number + 1, len(found), case_id))
@@ -104,26 +112,36 @@ def compare(before: Mask | None, after: Mask, grid: Grid) -> tuple[float, float,
     return before_ml, after_ml, changed_ml, slices
 
 
-def _found(folder: Path) -> list[tuple[str, Path]]:
+def _found(folder: Path) -> dict[str, list[Path]]:
+    """{case: where its masks are}, of which there should be one."""
     if not folder.is_dir():
         raise PoolError(f"expected revised masks in {folder}, found no such folder; check the path")
-    out = {}
+    out: dict[str, list[Path]] = {}
     for place in sorted(folder.iterdir()):
         if place.name.startswith("."):
             continue
         if place.is_dir():
-            out[place.name] = place
+            out.setdefault(place.name, []).append(place)
         elif place.name.lower().endswith(_FILES):
-            out[stem_of(place)] = place
+            out.setdefault(stem_of(place), []).append(place)
     if not out:
         raise PoolError(
             f"expected CASE/<class>.nii.gz, CASE.nii.gz, CASE.seg.nrrd or CASE.dcm in {folder}, found none of them; check the path"
         )
-    return list(out.items())
+    return out
+
+
+def _only(places: Sequence[Path], case_id: str) -> Path:
+    if len(places) > 1:
+        raise LabelError(
+            f"case {case_id}: expected its masks in one place, found {' and '.join(p.name for p in places)} in "
+            f"{places[0].parent}; keep one of them"
+        )
+    return places[0]
 
 
 def _masks(
-    pool: Pool, case_id: str, place: Path, label_names: Mapping[int, str], aliases: Mapping[str, str]
+    pool: Pool, case_id: str, place: Path, labels: Labels | None, aliases: Mapping[str, str]
 ) -> tuple[dict[str, Mask], list[str]]:
     """The masks to take in, and the classes that came back as they were handed out."""
     case = pool.case(case_id)
@@ -132,15 +150,17 @@ def _masks(
             f"case {case_id}: expected a case of the pool split, got one kept for {case.split}; it must not train a head; "
             "bring its masks in with `ctune import`, or leave it out"
         )
-    if is_exported(place):
-        return read_exported(place, case_id, case.grid, aliases)
-    labels: dict[str, tuple[int, ...]] = {}
-    for number, name in label_names.items():
-        labels[name] = (*labels.get(name, ()), number)
-    masks = read_segmentation(
-        place, case.grid, labels=labels or None, aliases=aliases, what=f"case {case_id}"
-    )
-    return masks, []
+    what = f"case {case_id}"
+    try:
+        if is_exported(place):
+            return read_exported(place, case_id, case.grid, aliases)
+        return read_segmentation(place, case.grid, labels=labels, aliases=aliases, what=what), []
+    except (OSError, MemoryError) as error:
+        # Of reading alone: a pool that cannot be written is no fault of this case, and the next one would meet it too.
+        got = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(
+            f"{what}: expected masks that can be read in {place}, got {got}; hand it in again"
+        ) from None
 
 
 def _take(

@@ -107,6 +107,32 @@ def test_cases_are_chosen_by_id_file_or_number(project: Project, tmp_path: Path)
     assert [c.id for c in project.pool.cases()] == ["a", "b", "c", "d"]
 
 
+def test_more_ids_than_a_file_name_has_letters(project: Project, tmp_path: Path) -> None:
+    ids = [f"case_with_a_long_name_{i:02d}" for i in range(12)]
+    assert len(",".join(ids)) > 255
+    root = decathlon(tmp_path / "set", ids)
+    answer = run(project, root, "--cases", ",".join(ids[:11] * 2))
+    assert answer.exit_code == 0, answer.output
+    assert [c.id for c in project.pool.cases()] == ids[:11]
+    none = run(project, root, "--cases", "x" * 300)
+    assert none.exit_code == 2 and none.stderr.startswith(
+        "error: expected ids of the 12 cases found, got 'xxx"
+    )
+
+
+def test_a_file_of_ids_as_other_programs_write_it(project: Project, tmp_path: Path) -> None:
+    root = decathlon(tmp_path / "set", ["a", "b", "c"])
+    marked = tmp_path / "b,c.txt"
+    marked.write_text("a\nb\n", encoding="utf-8-sig")
+    assert run(project, root, "--cases", marked).exit_code == 0
+    assert [c.id for c in project.pool.cases()] == ["a", "b"]
+    (tmp_path / "wide.txt").write_text("c\n", encoding="utf-16")
+    wide = run(project, root, "--cases", tmp_path / "wide.txt")
+    assert (wide.exit_code, wide.stdout) == (2, "")
+    assert wide.stderr.startswith(f"error: expected ids in UTF-8 in {tmp_path}/wide.txt, got ")
+    assert wide.stderr.endswith("; save it as UTF-8\n") and wide.stderr.count("\n") == 1
+
+
 def test_classes_are_chosen(project: Project, tmp_path: Path) -> None:
     src = case_folder(tmp_path / "set", "s1", ("liver", "brain", "inferior_vena_cava"))
     run(project, src, "--classes", "IVC")

@@ -76,6 +76,27 @@ def test_a_doubled_class_is_refused_under_its_other_name_too() -> None:
         from_mapping({"classes": ["postcava", "IVC"]}, where="here")
 
 
+def test_classes_are_kept_under_ctunes_names(tmp_path: Path) -> None:
+    path, expected = tmp_path / CONFIG_NAME, ("postcava", "gall_bladder", "spleen")
+    path.write_text('classes = ["IVC", "Gall Bladder", "Milz"]\n[aliases]\nmilz = "spleen"\n')
+    config = load(path)
+    assert config.classes == config.class_list.names == expected
+    path.write_text(dump(config))
+    assert load(path) == config
+    assert Config(classes=("Liver",)).classes == ("liver",)
+
+
+def test_an_alias_counts_for_the_classes_of_a_preset_too() -> None:
+    config = Config(aliases={"Spleen": "milz"})
+    assert config.classes[0] == "milz" and config.class_list.names == config.classes
+
+
+@pytest.mark.parametrize("aliases", [3, {"milz": 3}])
+def test_aliases_that_are_none_are_told_before_the_classes(aliases: object) -> None:
+    with pytest.raises(ConfigError, match=r"here: aliases"):
+        from_mapping({"classes": ["Milz"], "aliases": aliases}, where="here")
+
+
 def test_a_missing_file_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="found no such file; run `ctune init`"):
         load(tmp_path / CONFIG_NAME)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import shutil
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -13,9 +14,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from small_images import SHAPE, grids, turned, write_series
+from small_images import SHAPE, a_bomb, deflate, grids, turned, write_series
 
 from ctune.classes import NINE_ORGANS
+from ctune.data import dicom_series
 from ctune.data.exchange import Format, Kind, kind_of, read_ct, read_segmentation, write_segmentation
 from ctune.data.labels import TOTALSEGMENTATOR
 from ctune.data.nifti import write_volume
@@ -153,6 +155,59 @@ def test_a_zipped_series_under_any_name(tmp_path: Path) -> None:
     assert same(read_segmentation(tmp_path / "a.dcm", folder.grid), masks)
 
 
+def test_a_deflated_series_is_the_series(tmp_path: Path) -> None:
+    """Its whole data set is packed, not the pixels alone."""
+    hu = np.arange(60).reshape(SHAPE)
+    write_series(tmp_path / "plain", hu, np.diag([0.8, 0.7, 2.5]), (0, 0, 0))
+    shutil.copytree(tmp_path / "plain", tmp_path / "deflated")
+    for path in (tmp_path / "deflated").iterdir():
+        deflate(path)
+        assert path.stat().st_size < (tmp_path / "plain" / path.name).stat().st_size
+    shutil.make_archive(str(tmp_path / "zipped"), "zip", tmp_path / "deflated")
+    plain, folder, zipped = (read_ct(tmp_path / name) for name in ("plain", "deflated", "zipped.zip"))
+    assert np.array_equal(folder.volume, plain.volume) and folder.grid == plain.grid
+    assert np.array_equal(zipped.volume, plain.volume) and zipped.grid == plain.grid
+    masks = {"liver": (hu > 30).astype(np.uint8)}
+    write_segmentation(tmp_path / "a.dcm", masks, plain.grid, "dicom-seg", source=tmp_path / "deflated")
+    assert same(read_segmentation(tmp_path / "a.dcm", plain.grid), masks)
+
+
+def test_a_deflated_file_that_is_a_bomb_is_never_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a_bomb(tmp_path / "bomb", 64 << 20)
+    monkeypatch.setattr(dicom_series, "_MOST_INFLATED", 8 << 20)
+    files = sorted((tmp_path / "bomb").iterdir())
+    assert files[0].stat().st_size < 100_000
+    tracemalloc.start()
+    try:
+        for read in (
+            lambda: read_ct(tmp_path / "bomb"),
+            lambda: dicom_series.read_series(files, "ct"),
+            lambda: dicom_series.series_headers(files, "ct"),
+        ):
+            with pytest.raises(
+                ImageFileError, match=r"it unpacks to more than 8388608 bytes.*export the series again"
+            ):
+                read()
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
+    monkeypatch.setattr(dicom_series, "_MOST_INFLATED", 65 << 20)
+    assert read_ct(tmp_path / "bomb").volume.shape == (8, 8, 2)
+
+
+def test_a_deflated_file_that_is_cut_short(tmp_path: Path) -> None:
+    write_series(tmp_path / "series", np.zeros(SHAPE, int), np.eye(3), (0, 0, 0))
+    path = next((tmp_path / "series").iterdir())
+    deflate(path)
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(
+        ImageFileError, match=r"expected a DICOM file in .*series/.*, got one that cannot be read"
+    ):
+        read_ct(tmp_path / "series")
+
+
 def test_nifti_is_known_by_its_bytes(tmp_path: Path) -> None:
     hu = np.arange(60, dtype=np.int16).reshape(SHAPE)
     write_volume(tmp_path / "a.nii", hu, LPS)
@@ -192,6 +247,52 @@ def test_what_a_label_map_cannot_hold_is_said(tmp_path: Path) -> None:
     )
     assert layers.lost == {} and layers.unjudged == {"liver_tumor": 1}
     assert read_segmentation(tmp_path / "a.seg.nrrd", LPS)["liver_tumor"].sum() == 12
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [(Format.ITK_SNAP, Format.MULTILABEL), (Format.MULTILABEL, Format.ITK_SNAP)]
+)
+def test_names_of_an_earlier_label_map_do_not_stay_beside_the_new_one(
+    tmp_path: Path, first: Format, second: Format
+) -> None:
+    """The same classes in another order: by the names of the first map they would be swapped."""
+    masks, path = masks_of([1, 2] * 30), tmp_path / "labels.nii.gz"
+    written = write_segmentation(path, masks, LPS, first)
+    again = write_segmentation(path, dict(reversed(masks.items())), LPS, second)
+    assert same(read_segmentation(path, LPS), masks)
+    assert sorted(tmp_path.iterdir()) == sorted(again.files) != sorted(written.files)
+
+
+def test_what_is_no_table_of_names_stays_beside_a_label_map(tmp_path: Path) -> None:
+    path = tmp_path / "scan.nii.gz"
+    notes = {"scan.txt": "drawn on a Monday", "scan.json": '{"labels": {"liver": 9}, "Modality": "CT"}'}
+    for name, text in notes.items():
+        (tmp_path / name).write_text(text)
+    write_segmentation(path, masks_of([1, 2] * 30), LPS, Format.MULTILABEL)
+    assert (tmp_path / "scan.txt").read_text() == notes["scan.txt"]
+    (tmp_path / "scan.json").write_text(notes["scan.json"])
+    (tmp_path / "scan.txt").unlink()
+    write_segmentation(path, masks_of([1, 2] * 30), LPS, Format.ITK_SNAP)
+    assert (tmp_path / "scan.json").read_text() == notes["scan.json"]
+
+
+def test_a_label_map_that_could_not_be_named_anew_has_no_old_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ended between the map and its names: it is refused, not read by the names of the map before it."""
+    masks, path = masks_of([1, 2] * 30), tmp_path / "labels.nii.gz"
+    write_segmentation(path, masks, LPS, Format.ITK_SNAP)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    for name in ("write_volume", "write_descriptions"):
+        assert same(read_segmentation(path, LPS), masks), "nothing was lost before the map itself is there"
+        with monkeypatch.context() as patched, pytest.raises(OSError, match="No space left"):
+            patched.setattr(f"ctune.data.exchange.{name}", full)
+            write_segmentation(path, dict(reversed(masks.items())), LPS, Format.ITK_SNAP)
+    with pytest.raises(LabelError, match=r"expected names for the numbers \[2, 3\]"):
+        read_segmentation(path, LPS)
 
 
 def test_refusals(tmp_path: Path) -> None:

@@ -15,9 +15,10 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from small_sets import AFFINE, SHARED, box, case_folder, ct, decathlon, files, save
+from small_sets import AFFINE, GRID, SHARED, box, case_folder, ct, decathlon, files, save
 
-from ctune.data.importing import ImportReport, choose_cases, import_cases
+from ctune.data.exchange import write_segmentation
+from ctune.data.importing import ImportReport, check_classes, choose_cases, import_cases
 from ctune.data.labels import TOTALSEGMENTATOR
 from ctune.data.layouts import find_cases
 from ctune.data.pool import Pool
@@ -134,6 +135,16 @@ def test_voxels_that_nobody_judged_and_regions(pool: Pool, tmp_path: Path) -> No
     ignored = box(6, value=UNLABELLED)
     np.testing.assert_array_equal(liver, box(0) + box(3) + ignored)
     np.testing.assert_array_equal(tumor, box(3) + ignored)
+
+
+def test_several_numbers_and_255_of_what_nobody_judged(pool: Pool, tmp_path: Path) -> None:
+    numbers = box(0) + box(3, value=3) + box(6, value=4) + box(9, value=UNLABELLED)
+    save(tmp_path / "seg.nii.gz", numbers)
+    table = {"liver": (1,), "ignore": (3, 4)}
+    report = run(pool, save(tmp_path / "a.nii.gz", ct()), label_map=tmp_path / "seg.nii.gz", labels=table)
+    assert report.unnamed == {} and [r.class_name for r in pool.annotations("a")] == ["liver"]
+    expected = np.where(numbers > 1, UNLABELLED, numbers)
+    np.testing.assert_array_equal(pool.read(pool.annotations("a")[0]).mask, expected)
 
 
 def test_integral_floats_are_labels_and_others_are_not(pool: Pool, tmp_path: Path) -> None:
@@ -256,6 +267,28 @@ def test_a_broken_file_is_one_line_and_the_rest_goes_on(
     )
     reason = report.refused[0].reason
     assert reason.startswith("case s2") and expected.format(path=path) in reason and "\n" not in reason
+
+
+def test_labels_of_one_case_in_two_files_do_not_stop_the_rest(pool: Pool, tmp_path: Path) -> None:
+    for seed, case in enumerate(("s1", "s2", "s3")):
+        case_folder(tmp_path / "set", case, (), seed)
+        write_segmentation(tmp_path / "set" / case / "a.seg.nrrd", {"liver": box(0)}, GRID, "seg.nrrd")
+    shutil.copy(tmp_path / "set/s2/a.seg.nrrd", tmp_path / "set/s2/b.seg.nrrd")
+    report = run(pool, tmp_path / "set", classes=["liver"])
+    assert outcomes(report) == ["imported", "refused", "imported"]
+    assert report.refused[0].reason == (
+        f"case s2: expected one segmentation in {tmp_path}/set/s2, found a.seg.nrrd, b.seg.nrrd; keep one of them"
+    )
+
+
+def test_classes_of_cases_that_do_not_read_are_not_said_to_be_missing(tmp_path: Path) -> None:
+    src = case_folder(tmp_path / "set", "s1", ())
+    (src / "a.seg.nrrd").write_bytes(b"NRRD0004\ndimension:")
+    found = find_cases(src)
+    check_classes(found, ["liver"], {})
+    good = find_cases(case_folder(tmp_path / "other", "s2"))
+    with pytest.raises(UnknownClassError, match=r"expected classes of this data set \(liver, spleen\)"):
+        check_classes([*found, *good], ["livr"], {})
 
 
 # Grids

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ctune.classes import canonical
-from ctune.data.labels import TOTALSEGMENTATOR, label_table, parse_labels, read_table
+from ctune.data.labels import TOTALSEGMENTATOR, label_table, parse_labels, read_table, split_ignore
 from ctune.errors import DataError, UsageError
 
 
@@ -50,6 +50,15 @@ def test_tables_of_data_sets(tmp_path: Path) -> None:
     for document in (nnunet, {"labels": nnunet}):
         path.write_text(json.dumps(document))
         assert parse_labels(str(path)) == read_table(path) == label_table(nnunet, tmp_path)
+
+
+def test_what_nobody_judged_is_no_class() -> None:
+    assert split_ignore({"liver": (1, 2), "ignore": (3,)}) == ({"liver": (1, 2)}, (3, 255))
+    assert split_ignore({"liver": (1,)}) == ({"liver": (1,)}, (255,))
+    assert split_ignore({"liver": (1, 255), "tumor": (3,), "ignore": (3, 4)}) == (
+        {"liver": (1, 255), "tumor": (3,)},
+        (4,),
+    ), "an id that a class has is judged"
 
 
 @pytest.mark.parametrize(

@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
-from small_sets import SHARED, box, case_folder, ct, decathlon, save
+from small_sets import GRID, SHARED, box, case_folder, ct, decathlon, save
 
+from ctune.data.exchange import write_segmentation
 from ctune.data.found import FoundCase, case_id_of
 from ctune.data.labels import TOTALSEGMENTATOR
 from ctune.data.layouts import LAYOUTS, detect, find_cases
 from ctune.errors import DataError, UsageError
 from ctune.types import Source
+
+CUT = b"NRRD0004\ndimension:"
+"""A file of segments that is cut short within its header."""
 
 
 def nnunet(
@@ -107,7 +112,7 @@ def test_nnunet_with_regions_and_voxels_that_nobody_judged(tmp_path: Path) -> No
     root = nnunet(tmp_path, {"background": 0, "liver": [1, 2], "tumor": 2, "ignore": 3})
     first = find_cases(root)[0]
     assert (first.id, first.image) == ("a", root / "imagesTr/a_0000.nii.gz")
-    assert (first.labels, first.ignore) == ({"liver": (1, 2), "tumor": (2,)}, 3)
+    assert (first.labels, first.ignore) == ({"liver": (1, 2), "tumor": (2,)}, (3, 255))
 
 
 def test_nnunet_with_two_channels_says_so_case_by_case(tmp_path: Path) -> None:
@@ -128,6 +133,73 @@ def test_totalsegmentator_with_masks_a_label_map_and_nothing(tmp_path: Path) -> 
     assert masks.masks == {n: tmp_path / f"s0001/segmentations/{n}.nii.gz" for n in ("kidney_left", "liver")}
     assert bare == FoundCase("s0002", tmp_path / "s0002/ct.nii.gz", tmp_path.name)
     assert multi.labels == TOTALSEGMENTATOR and multi.complete
+
+
+def test_a_fault_in_the_labels_of_one_case_is_its_problem_alone(tmp_path: Path) -> None:
+    for case in ("s1", "s2", "s3", "s4"):
+        case_folder(tmp_path, case, ())
+    for name in ("s1/a", "s1/b", "s2/labels", "s4/labels"):
+        write_segmentation(tmp_path / f"{name}.seg.nrrd", {"liver": box(0)}, GRID, "seg.nrrd")
+    (tmp_path / "s2" / "labels.seg.nrrd").write_bytes(CUT)
+    save(tmp_path / "s3" / "labels.nii.gz", box(0))
+    (tmp_path / "s3" / "labels.json").write_text("{")
+    two, cut, table, good = find_cases(tmp_path)
+    assert two.problem == (
+        f"expected one segmentation in {tmp_path}/s1, found a.seg.nrrd, b.seg.nrrd; keep one of them"
+    )
+    assert cut.problem.startswith(f"expected a NRRD header in {tmp_path}/s2/labels.seg.nrrd, got ")
+    assert cut.problem.endswith("; copy it again")
+    assert table.problem.startswith(f"expected a JSON table of labels in {tmp_path}/s3/labels.json, got ")
+    assert (good.problem, good.segments, two.image) == ("", ("liver",), tmp_path / "s1" / "ct.nii.gz")
+
+
+def test_a_label_map_without_names_among_others_is_a_problem_of_its_case(tmp_path: Path) -> None:
+    """A file of segments that is cut before the first of them is such a map."""
+    case_folder(tmp_path, "s0", ())
+    for case in ("s1", "s2"):
+        case_folder(tmp_path, case, ())
+        write_segmentation(tmp_path / case / "a.seg.nrrd", {"liver": box(0)}, GRID, "seg.nrrd")
+    path = tmp_path / "s2" / "a.seg.nrrd"
+    path.write_bytes(path.read_bytes()[:213])
+    bare, good, nameless = find_cases(tmp_path)
+    assert (bare.problem, good.problem, good.names) == ("", "", ("liver",))
+    assert nameless.problem == (
+        f"expected names for the numbers in {path}, got none; give --labels, such as 1=spleen,63=postcava"
+    )
+    (tmp_path / "s1" / "a.seg.nrrd").unlink()
+    with pytest.raises(UsageError, match=r"^expected names for the numbers in .*s2/a\.seg\.nrrd, got none"):
+        find_cases(tmp_path)
+
+
+def test_a_segmentation_that_is_cut_short_is_a_problem_in_every_layout(tmp_path: Path) -> None:
+    roots = [decathlon(tmp_path / "msd", ["a", "b"]), nnunet(tmp_path / "nn", {"liver": 1})]
+    (tmp_path / "cut.seg.nrrd").write_bytes(CUT)
+    for root in roots:
+        (root / "labelsTr" / "b.nii.gz").write_bytes(CUT)
+    (tmp_path / "pairs.txt").write_text("a.nii.gz\nb.nii.gz cut.seg.nrrd\n")
+    for src in (*roots, tmp_path / "pairs.txt"):
+        first, second = find_cases(src)
+        assert (first.id[-1], first.problem) == ("a", "")
+        assert second.problem.startswith("expected a NRRD header in "), src
+    image = save(tmp_path / "one.nii.gz", ct())
+    (one,) = find_cases(image, label_map=tmp_path / "cut.seg.nrrd")
+    assert one.problem.startswith("expected a NRRD header in ")
+
+
+def test_labels_that_may_not_be_opened_are_a_problem_of_their_case(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = decathlon(tmp_path, ["a", "b"])
+    opened = Path.open
+
+    def closed(path: Path, *arguments: Any, **more: Any) -> Any:
+        if path == root / "labelsTr" / "a.nii.gz":
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *arguments, **more)
+
+    monkeypatch.setattr(Path, "open", closed)
+    a, b = find_cases(root)
+    assert a.problem == f"[Errno 13] Permission denied: '{root}/labelsTr/a.nii.gz'" and b.problem == ""
 
 
 def test_masks_alone_and_masks_that_a_model_predicted(tmp_path: Path) -> None:

@@ -376,6 +376,19 @@ def test_a_case_is_revised_when_what_was_asked_for_is(
     assert state.arrows["revise"].summary["missing"] == {second: ("postcava",)}
 
 
+def test_a_mistyped_class_is_refused_and_not_there_for_ever(
+    copy: tuple[Project, Path, str], tmp_path: Path
+) -> None:
+    made, _, digest = copy
+    begin(made, digest)
+    first, second = asked(made)
+    masks_in(tmp_path / "in", [first], "aotra")
+    report = hand_in(made, masks_in(tmp_path / "in", [second]), expert="dr. b")
+    assert [(row.case_id, row.class_name) for row in report.revised] == [(second, "aorta")]
+    assert "got 'aotra'; did you mean aorta?" in dict(report.refused)[first]
+    assert not made.pool.annotations(first, "aotra")
+
+
 # Rounds that cannot be ended are not begun, and any can be given up ------------------------------------------------------
 
 

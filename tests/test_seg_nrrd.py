@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from contextlib import suppress
 from pathlib import Path
 
 import nrrd
@@ -11,6 +12,7 @@ import pytest
 
 from ctune.data.exchange import read_ct, read_segmentation, write_segmentation
 from ctune.data.nrrd import _count
+from ctune.data.seg_nrrd import names_in, read_seg_nrrd
 from ctune.errors import GeometryError, ImageFileError, LabelError
 from ctune.types import Grid
 
@@ -150,6 +152,21 @@ def test_a_segment_without_a_name_is_called_by_its_terminology(tmp_path: Path) -
     header = {**SPACE, "Segment0_Name": "Segment_1", "Segment0_Tags": tags}
     nrrd.write(str(tmp_path / "a.seg.nrrd"), masks()["kidney_left"], header)
     assert list(read_segmentation(tmp_path / "a.seg.nrrd", GRID)) == ["kidney_left"]
+
+
+def test_a_file_that_is_cut_anywhere_is_told_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.seg.nrrd"
+    write_segmentation(path, {"liver": masks()["liver"]}, GRID, "seg.nrrd")
+    whole = path.read_bytes()
+    for length in range(4, len(whole)):
+        path.write_bytes(whole[:length])
+        # A header that is cut between two lines is one of fewer segments: that the voxels lack is seen with them.
+        with suppress(ImageFileError, LabelError):
+            names_in(path, "case 7")
+        with pytest.raises(
+            ImageFileError, match=r"^case 7: expected a whole NRRD image in .* \(.+\); copy it again$"
+        ):
+            read_seg_nrrd(path, "case 7")
 
 
 def test_headers_that_lie(tmp_path: Path) -> None:

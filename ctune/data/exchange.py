@@ -22,13 +22,13 @@ import numpy as np
 from ctune.classes import canonical
 from ctune.data.dicom_seg import write_dicom_seg
 from ctune.data.dicom_series import find_series, read_series, series_headers
-from ctune.data.files import write_json
+from ctune.data.files import write_atomically, write_json
 from ctune.data.itksnap import write_descriptions
 from ctune.data.kinds import Kind, kind_of, named_nifti, stem_of
 from ctune.data.nifti import read_case, write_mask, write_volume
 from ctune.data.nrrd import read_nrrd_case
 from ctune.data.seg_nrrd import write_seg_nrrd
-from ctune.data.segmentations import read_any
+from ctune.data.segmentations import forget_names, read_any
 from ctune.data.zipped import Limits, unpacked
 from ctune.errors import ImageFileError, UsageError
 from ctune.types import UNLABELLED, Case, Grid, Mask
@@ -128,8 +128,9 @@ def write_segmentation(
     """Write {class: (X, Y, Z) uint8; 1 the class, 255 not judged} on `grid`; masks are read from `masks` one at a time.
 
     `path` is a file of the format's suffix, for masks a folder. `source`: for DICOM, the series (its folder, archive or
-    files); `author`: who drew it, where the format says so. In a label map an earlier class keeps the voxels of a later one.
-    Raises UsageError for a wrong suffix or a DICOM segmentation without its series, GeometryError for another grid.
+    files); `author`: who drew it, where the format says so. In a label map an earlier class keeps the voxels of a later one,
+    and the names of a map that was there before go with it. Raises UsageError for a wrong suffix or a DICOM segmentation
+    without its series, GeometryError for another grid.
     """
     wanted = Format(format)
     _check_suffix(path, wanted)
@@ -172,9 +173,10 @@ def read_segmentation(
 ) -> dict[str, Mask]:
     """{class: (X, Y, Z) uint8} on the CT's `grid`, from whatever ``write_segmentation`` and other programs write.
 
-    A folder holds a mask a class. A label map's numbers are named by `labels` {name: numbers}, or by a table beside it.
-    `aliases` are the project's own names, `what` is what messages call it. Raises LabelError, ImageFileError,
-    GeometryError when a voxel has no counterpart on the CT's grid, UnknownClassError.
+    A folder holds a mask a class. A label map's numbers are named by `labels` {name: numbers}, or by a table beside it; what
+    stands there under nnU-Net's name ``ignore`` is 255 for every class, judged by nobody. `aliases` are the project's own
+    names, `what` is what messages call it. Raises LabelError, ImageFileError, GeometryError when a voxel has no counterpart
+    on the CT's grid, UnknownClassError.
     """
     return dict(
         read_any(path, grid, labels=labels, rename=lambda n: canonical(n, aliases), what=what or str(path))
@@ -217,7 +219,9 @@ def _write_label_map(path: Path, masks: Mapping[str, Mask], grid: Grid) -> dict[
         if count := int(np.count_nonzero(one) - np.count_nonzero(free)):
             lost[name] = count
         numbers[free] = k + 1
-    write_volume(path, numbers, grid)
+    with write_atomically(path) as temporary:
+        write_volume(temporary, numbers, grid)
+        forget_names(path)
     return lost
 
 

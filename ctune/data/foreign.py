@@ -17,14 +17,17 @@ from ctune.data.dicom_series import find_series, is_dicom
 from ctune.data.exchange import read_ct
 from ctune.data.found import FoundCase
 from ctune.data.kinds import Kind, kind_of
-from ctune.data.labels import IGNORE, TOTALSEGMENTATOR, Labels
+from ctune.data.labels import TOTALSEGMENTATOR, Labels, split_ignore
 from ctune.data.nifti import write_volume
 from ctune.data.nrrd import is_nrrd
 from ctune.data.seg_nrrd import names_in
 from ctune.data.segmentations import table_of
 from ctune.data.zipped import is_zip
-from ctune.errors import DataError, UsageError
-from ctune.types import UNLABELLED, Volume
+from ctune.errors import DataError, LabelError, UsageError
+from ctune.types import Volume
+
+NAMELESS = "expected names for the numbers in"
+"""How the error begins that a label map without a table raises."""
 
 
 def is_foreign_ct(path: Path) -> bool:
@@ -58,32 +61,30 @@ def as_nifti(case: FoundCase) -> Iterator[FoundCase]:
         yield replace(case, image=path, taken_from=case.image)
 
 
-def labels_in(path: Path, wished: Labels | None, own: Labels | None) -> dict[str, Any]:
+def labels_in(path: Path, wished: Labels | None, own: Labels | None, what: str) -> dict[str, Any]:
     """The fields of a FoundCase that say what is in a file of labels: segments with names, or numbers and their table.
 
-    `wished` is a person's table, `own` that of the data set; without either, the table beside the file is taken. Raises
-    UsageError when nothing names the numbers.
+    `wished` is a person's table, `own` that of the data set; without either, the table beside the file is taken. `what` is
+    what messages call it. Raises LabelError when nothing names the numbers, ImageFileError and DataError for a header or a
+    table that does not read, OSError.
     """
-    if path.is_file() and (names := _segments(path)):
+    if path.is_file() and (names := _segments(path, what)):
         return {"segmentation": path, "segments": names}
     if wished is None and own is None:
         own = table_of(path)
     if wished is None and own is None:
-        raise UsageError(
-            f"expected names for the numbers in {path}, got none; give --labels, such as 1=spleen,63=postcava"
-        )
-    table = dict(wished or own or {})
-    ignored = table.pop(IGNORE, (UNLABELLED,))
+        raise LabelError(f"{what}: {NAMELESS} {path}, got none; give --labels, such as 1=spleen,63=postcava")
+    classes, ignored = split_ignore(wished or own or {})
     # Whoever names some numbers wants just those; a data set's own table is held to be whole.
     complete = wished is None or wished is TOTALSEGMENTATOR
-    return {"label_map": path, "labels": table, "complete": complete, "ignore": ignored[0]}
+    return {"label_map": path, "labels": classes, "complete": complete, "ignore": ignored}
 
 
-def _segments(path: Path) -> tuple[str, ...]:
+def _segments(path: Path, what: str) -> tuple[str, ...]:
     if is_nrrd(path):
-        return names_in(path, str(path))
+        return names_in(path, what)
     if is_dicom(path) and kind_of(path) is Kind.DICOM_SEG:
-        return segment_names(path, str(path))
+        return segment_names(path, what)
     return ()
 
 

@@ -25,8 +25,8 @@ class FoundCase:
 
     image: its CT, None when there are masks alone. data_set: its name, for provenance.
     masks: {class as the data set calls it: file of that class alone}, or label_map: one file whose numbers
-    `labels` names; `complete` says that it names every number the file may hold, `ignore` is the number of
-    what nobody has judged; or segmentation: one file whose `segments` have names. source: of the masks. taken_from: where
+    `labels` names; `complete` says that it names every number the file may hold, `ignore` are the numbers of
+    what nobody has judged, none of them a class's; or segmentation: one file whose `segments` have names. source: of the masks. taken_from: where
     `image` was converted from. problem: why the case cannot be imported, "" when nothing
     is known against it.
     """
@@ -38,7 +38,7 @@ class FoundCase:
     label_map: Path | None = None
     labels: Labels = field(default_factory=dict)
     complete: bool = True
-    ignore: int = UNLABELLED
+    ignore: tuple[int, ...] = (UNLABELLED,)
     segmentation: Path | None = None
     segments: tuple[str, ...] = ()
     source: Source = Source.ORIGINAL
@@ -85,11 +85,7 @@ class FoundMasks(Mapping[str, Mask]):
             check_whole(path, what)
             return read_mask(path, self.grid, what)
         labels = self._labels(self.case.label_map)
-        mask = members(labels, self.case.labels[self.wanted[name]], self.present)
-        # A table may name 255 as a class: then it does not say that nobody has judged.
-        if self.case.ignore not in self.case.numbers:
-            mask[labels == self.case.ignore] = UNLABELLED
-        return mask
+        return members(labels, self.case.labels[self.wanted[name]], self.present, self.case.ignore)
 
     def holds(self, name: str) -> bool:
         """Whether the case has voxels of a class of the data set, as far as it is known without reading more."""
@@ -120,7 +116,7 @@ class FoundMasks(Mapping[str, Mask]):
             labels = read_numbers(path, self.grid, what)
             named = self.case.numbers
             self.present = label_values(labels)
-            self.unnamed = self.present - named - {0, self.case.ignore}
+            self.unnamed = self.present - named - {0, *self.case.ignore}
             if self.present == {0, UNLABELLED} and UNLABELLED not in named:
                 raise LabelError(
                     f"{what}: expected labels of {_few(named)}, got only 0 and {UNLABELLED} (not judged) in "

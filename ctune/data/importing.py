@@ -235,8 +235,13 @@ def known_classes(found: Sequence[FoundCase], aliases: Mapping[str, str] | None 
 
 
 def check_classes(found: Sequence[FoundCase], classes: Sequence[str], aliases: Mapping[str, str]) -> None:
-    """Raise UnknownClassError, with the nearest one that is there, for a class that no case has a mask of."""
+    """Raise UnknownClassError, with the nearest one that is there, for a class that no case has a mask of.
+
+    Where no case's labels read, nothing is known of their classes, and nothing is raised: each is refused with its reason.
+    """
     known = known_classes(found, aliases)
+    if not known and any(case.problem for case in found):
+        return
     for name in classes:
         if name not in known:
             hint = nearest(name, known)

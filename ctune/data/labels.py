@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from ctune.errors import DataError, UsageError
+from ctune.types import UNLABELLED
 
 Labels: TypeAlias = Mapping[str, tuple[int, ...]]
 """{class as the data set calls it: the ids whose voxels belong to it}; an id may belong to several."""
 
 IGNORE = "ignore"
-"""The name under which nnU-Net lists the id of voxels that nobody has judged."""
+"""The name under which nnU-Net lists the id of voxels that nobody has judged; never a class."""
 
 _SINGLE = """spleen kidney_right kidney_left gallbladder liver stomach pancreas adrenal_gland_right
 adrenal_gland_left lung_upper_lobe_left lung_lower_lobe_left
@@ -80,6 +81,20 @@ def parse_labels(text: str) -> Labels:
     if not table:
         raise UsageError(f"expected labels such as 1=spleen,63=postcava, got {text!r}")
     return table
+
+
+def split_ignore(labels: Labels) -> tuple[Labels, tuple[int, ...]]:
+    """The classes of a table, and the ids of voxels that nobody has judged: those of ``ignore``, and 255.
+
+    An id that a class has too is the class's.
+
+    >>> split_ignore({"liver": (1, 2), "ignore": (3,)})
+    ({'liver': (1, 2)}, (3, 255))
+    """
+    classes = {name: ids for name, ids in labels.items() if name != IGNORE}
+    named = {number for ids in classes.values() for number in ids}
+    ignored = dict.fromkeys((*labels.get(IGNORE, ()), UNLABELLED))
+    return classes, tuple(number for number in ignored if number not in named)
 
 
 def read_table(path: Path) -> Labels:

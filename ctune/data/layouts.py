@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ctune.data.foreign import holds_series, is_foreign_ct, labels_in
+from ctune.data.foreign import NAMELESS, holds_series, is_foreign_ct, labels_in
 from ctune.data.found import IMAGE_SUFFIX, FoundCase, case_id_of
 from ctune.data.kinds import stem_of
 from ctune.data.labels import TOTALSEGMENTATOR, Labels, label_table
@@ -56,9 +56,9 @@ def find_cases(
     `labels` names the numbers of label maps where the data set does not, or otherwise than it does. `root` is
     where a list's paths start (its own folder by default). `with_unlabelled`: also the images that a
     Decathlon or nnU-Net data set keeps without labels. `label_map` and `case_id` belong to a single image. A
-    case that cannot be imported, such as the second of one id, says so in `problem`. Raises UsageError when
-    the layout does not fit or nothing names the numbers of a label map, DataError when a table of the data
-    set does not read.
+    case that cannot be imported, such as the second of one id or one whose labels do not read, says so in
+    `problem`. Raises UsageError when the layout does not fit or nothing names the numbers of any label map,
+    DataError when a table of the data set does not read.
     """
     name = detect(src) if layout == "auto" else layout
     if name not in LAYOUTS:
@@ -70,7 +70,7 @@ def find_cases(
             f"expected a label map and an id for a single image only, got {src} of the layout {name}"
         )
     found = LAYOUTS[name].find(src, _Wish(labels, root, with_unlabelled, label_map, case_id))
-    return _without_doubles(sorted(found, key=lambda case: case.id))
+    return _without_doubles(_with_names(sorted(found, key=lambda case: case.id)))
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,31 @@ class _Layout:
     looks_like: str
     fits: Callable[[Path], bool]
     find: Callable[[Path, _Wish], Iterable[FoundCase]]
+
+
+def _with(found: FoundCase, look: Callable[..., Mapping[str, Any]], *at: Any) -> FoundCase:
+    """The case with the fields that `look(*at)` finds; a fault of its files becomes its problem, the others go on."""
+    try:
+        return replace(found, **look(*at))
+    except (DataError, OSError) as error:
+        return replace(found, problem=" ".join(str(error).split()).removeprefix(f"{_what(found)}: "))
+
+
+def _labelled(found: FoundCase, path: Path, wish: _Wish, own: Labels | None = None) -> FoundCase:
+    """The case with what is in a file of labels, whose numbers the data set names as in `own`."""
+    return _with(found, labels_in, path, wish.labels, own, _what(found))
+
+
+def _what(found: FoundCase) -> str:
+    return f"case {found.id}"
+
+
+def _with_names(found: list[FoundCase]) -> list[FoundCase]:
+    """The same cases. Raises UsageError where no label map has names: then it is the table that is missing, not a case bad."""
+    labelled = [case for case in found if case.names or case.problem]
+    if labelled and all(case.problem.startswith(NAMELESS) for case in labelled):
+        raise UsageError(labelled[0].problem)
+    return found
 
 
 def _without_doubles(found: list[FoundCase]) -> list[FoundCase]:
@@ -130,7 +155,7 @@ def _find_msd(src: Path, wish: _Wish) -> Iterator[FoundCase]:
     own, data_set = label_table(document.get("labels"), src / "dataset.json"), _name(document, src)
     for entry in _entries(document, src):
         image, label = (src / str(entry[key]) for key in ("image", "label"))
-        yield FoundCase(case_id_of(image.name), image, data_set, **labels_in(label, wish.labels, own))
+        yield _labelled(FoundCase(case_id_of(image.name), image, data_set), label, wish, own)
     if wish.with_unlabelled:
         for entry in document.get("test", []):
             image = src / str(entry.get("image") if isinstance(entry, dict) else entry)
@@ -163,7 +188,7 @@ def _find_nnunet(src: Path, wish: _Wish) -> Iterator[FoundCase]:
             label = src / f"labels{part}" / f"{name}{suffix}"
             found = FoundCase(case_id_of(name), image, data_set)
             if part == "Tr" or label.exists():
-                found = replace(found, **labels_in(label, wish.labels, own))
+                found = _labelled(found, label, wish, own)
             if len(channels) > 1:
                 many = (
                     f"expected one image a case, got {len(channels)}: {', '.join(c.name for c in channels)}"
@@ -214,18 +239,20 @@ def _find_folders(src: Path, wish: _Wish) -> Iterator[FoundCase]:
         image = folder if image is None and holds_series(folder) else image
         here = folder.resolve()
         found = FoundCase(case_id_of(here.name), image, here.parent.name)
-        place = next((folder / name for name in _MASK_FOLDERS if (folder / name).is_dir()), None)
-        if place is not None:
-            images = [p for p in sorted(place.glob("[!.]*")) if IMAGE_SUFFIX.search(p.name)]
-            source = Source.PREDICTED if place.name == "predictions" else Source.ORIGINAL
-            found = replace(found, masks={IMAGE_SUFFIX.sub("", p.name): p for p in images}, source=source)
-        elif (folder / "segmentations.nii.gz").is_file():
-            found = replace(
-                found, **labels_in(folder / "segmentations.nii.gz", wish.labels, TOTALSEGMENTATOR)
-            )
-        elif (whole := whole_file(folder, case_id_of(here.name))) is not None:
-            found = replace(found, **labels_in(whole, wish.labels, None))
-        yield found
+        yield _with(found, _masks_in, folder, wish, _what(found))
+
+
+def _masks_in(folder: Path, wish: _Wish, what: str) -> dict[str, Any]:
+    """The fields of a FoundCase that say what masks are in its folder. Raises as ``labels_in``, LabelError for two files."""
+    place = next((folder / name for name in _MASK_FOLDERS if (folder / name).is_dir()), None)
+    if place is not None:
+        images = [p for p in sorted(place.glob("[!.]*")) if IMAGE_SUFFIX.search(p.name)]
+        source = Source.PREDICTED if place.name == "predictions" else Source.ORIGINAL
+        return {"masks": {IMAGE_SUFFIX.sub("", p.name): p for p in images}, "source": source}
+    if (numbers := folder / "segmentations.nii.gz").is_file():
+        return labels_in(numbers, wish.labels, TOTALSEGMENTATOR, what)
+    whole = whole_file(folder, what)
+    return {} if whole is None else labels_in(whole, wish.labels, None, what)
 
 
 # The paper's lists: image and label map, one case a line
@@ -247,7 +274,7 @@ def _find_list(src: Path, wish: _Wish) -> Iterator[FoundCase]:
         image = root / columns[0]
         found = FoundCase(_list_id(columns[0]), image, src.stem)
         if len(columns) == 2 and columns[1]:
-            found = replace(found, **labels_in(root / columns[1], wish.labels, None))
+            found = _labelled(found, root / columns[1], wish)
         yield found
 
 
@@ -276,7 +303,7 @@ def _is_image(src: Path) -> bool:
 
 def _find_image(src: Path, wish: _Wish) -> Iterator[FoundCase]:
     found = FoundCase(wish.case_id or case_id_of(stem_of(src)), src, src.resolve().parent.name)
-    yield replace(found, **labels_in(wish.label_map, wish.labels, None)) if wish.label_map else found
+    yield _labelled(found, wish.label_map, wish) if wish.label_map else found
 
 
 LAYOUTS: Mapping[str, _Layout] = {

@@ -33,7 +33,7 @@ TO_RAS: Mapping[str, tuple[float, float, float]] = {
 _BLOCK = 2**20
 _PLANES = 16
 _MOST = 32 * 2**30
-_BROKEN = (EOFError, OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration, zlib.error)
+_BROKEN = (EOFError, OSError, ValueError, LookupError, TypeError, AttributeError, StopIteration, zlib.error)
 _TYPES = {"uint8": "unsigned char", "int16": "short", "uint16": "unsigned short", "float32": "float"}
 
 

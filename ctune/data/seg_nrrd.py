@@ -77,7 +77,7 @@ def read_seg_nrrd(path: Path, what: str) -> tuple[Grid, Iterator[tuple[str, Mask
     LabelError for segments in layers that are not there.
     """
     array, header = read_nrrd(path, what)
-    segments = list(_segments(header))
+    segments = list(_segments(header, path, what))
     if not segments:
         return None
     layers = _layers_first(array, header)
@@ -92,8 +92,11 @@ def read_seg_nrrd(path: Path, what: str) -> tuple[Grid, Iterator[tuple[str, Mask
 
 
 def names_in(path: Path, what: str) -> tuple[str, ...]:
-    """The names of a file's segments from its header alone, empty for an image or a plain label map."""
-    return tuple(segment.wanted_name for segment in _segments(read_header(path, what)))
+    """The names of a file's segments from its header alone, empty for an image or a plain label map.
+
+    Raises ImageFileError for a header that does not read, LabelError for segments whose numbers are none.
+    """
+    return tuple(segment.wanted_name for segment in _segments(read_header(path, what), path, what))
 
 
 def _layers_first(array: npt.NDArray[Any], header: Mapping[str, Any]) -> npt.NDArray[Any]:
@@ -133,13 +136,19 @@ def _extent(one: npt.NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
         yield int(there[0]), int(there[-1])
 
 
-def _segments(header: Mapping[str, Any]) -> Iterator[Segment]:
+def _segments(header: Mapping[str, Any], path: Path, what: str) -> Iterator[Segment]:
     names = {int(m[1]): str(v) for k, v in header.items() if (m := re.fullmatch(r"Segment(\d+)_Name", k))}
     for k, name in sorted(names.items()):
         # Files of before there were layers hold one segment a volume, as 1.
         older = f"Segment{k}_Layer" not in header
-        layer = int(header.get(f"Segment{k}_Layer", k))
-        number = int(header.get(f"Segment{k}_LabelValue", 1))
+        try:
+            layer = int(header.get(f"Segment{k}_Layer", k))
+            number = int(header.get(f"Segment{k}_LabelValue", 1))
+        except ValueError as error:
+            raise LabelError(
+                f"{what}: expected whole numbers as layer and value of the segment {name!r} in {path}, got one that is none "
+                f"({error}); copy it again, or save the segmentation again"
+            ) from None
         tags = str(header.get(f"Segment{k}_Tags", ""))
         entry = re.search(r"TerminologyEntry:[^~|]*~[^~|]*~([^~|]*)~([^~|]*)", tags)
         type_code, side = ([*part.split("^"), ""][1] for part in entry.groups()) if entry else ("", "")

@@ -11,9 +11,10 @@ import numpy.typing as npt
 
 from ctune.data.dicom_seg import read_dicom_seg
 from ctune.data.dicom_series import is_dicom
+from ctune.data.files import read_json
 from ctune.data.itksnap import is_descriptions, read_descriptions
 from ctune.data.kinds import NIFTI_NAME, Kind, kind_of, named_nifti, stem_of
-from ctune.data.labels import Labels, read_table
+from ctune.data.labels import Labels, read_table, split_ignore
 from ctune.data.nifti import check_whole, label_values, read_grid, read_labels, read_mask
 from ctune.data.nrrd import grid_of, read_nrrd
 from ctune.data.placing import place
@@ -79,6 +80,27 @@ def table_of(path: Path) -> Labels | None:
     return read_table(table) if table.is_file() else None
 
 
+def forget_names(path: Path) -> None:
+    """Remove the tables of names beside a label map that is about to be written anew; what is none is left alone.
+
+    They would name its numbers until its own table is there, and one of another format for good. A map without names is
+    refused, one with wrong names has its classes swapped.
+    """
+    stem = stem_of(path)
+    for suffix, is_table in ((".txt", is_descriptions), (".label", is_descriptions), (".json", _is_names)):
+        if is_table(table := path.with_name(stem + suffix)):
+            table.unlink()
+
+
+def _is_names(path: Path) -> bool:
+    """Whether a file holds a table of names as it is written beside a label map, and nothing else."""
+    try:
+        document = read_json(path)
+    except (OSError, ValueError):
+        return False
+    return isinstance(document, dict) and document.keys() == {"labels"}
+
+
 def _of_file(
     path: Path, grid: Grid, labels: Labels | None, rename: Rename, what: str
 ) -> Iterator[tuple[str, Mask]]:
@@ -112,14 +134,19 @@ def read_numbers(path: Path, grid: Grid, what: str) -> npt.NDArray[np.int32]:
         return np.asarray(place(read_labels(image, got, what), got, grid, what, path), dtype=np.int32)
 
 
-def members(stored: npt.NDArray[Any], numbers: Collection[int], present: set[int]) -> Mask:
-    """1 where a label map (X, Y, Z) holds one of `numbers`, uint8; `present` are the numbers that it holds at all.
+def members(
+    stored: npt.NDArray[Any], numbers: Collection[int], present: set[int], unjudged: Collection[int] = ()
+) -> Mask:
+    """1 where a label map (X, Y, Z) holds one of `numbers`, 255 where one of `unjudged`, uint8.
 
-    One comparison a number, of those that are there: np.isin takes several times as long for the usual one or two.
+    `present` are the numbers that it holds at all. One comparison a number, of those that are there: np.isin takes several
+    times as long for the usual one or two.
     """
     mask = np.zeros_like(stored, dtype=np.uint8)
     for number in present.intersection(numbers):
         mask |= stored == number
+    for number in present.intersection(unjudged):
+        mask[stored == number] = UNLABELLED
     return mask
 
 
@@ -149,20 +176,17 @@ def _split(
     stored: npt.NDArray[Any], labels: Labels | None, rename: Rename, what: str, path: Path
 ) -> Iterator[tuple[str, Mask]]:
     table = labels or table_of(path)
+    classes, unjudged = split_ignore(table or {})
     present = label_values(stored) - {0}
-    named = {number for numbers in (table or {}).values() for number in numbers}
-    unknown = sorted(present - named - {UNLABELLED})
+    named = {number for numbers in classes.values() for number in numbers}
+    unknown = sorted(present - named - set(unjudged))
     if table is None or unknown:
         raise LabelError(
             f"{what}: expected names for the numbers {unknown[:8] or 'of the map'} in {path}, found none; "
             "put ITK-SNAP's label descriptions beside it, or give --labels 1=liver,2=spleen"
         )
-    unjudged = stored == UNLABELLED if UNLABELLED in present - named else None
-    for name, numbers in table.items():
-        mask = members(stored, numbers, present)
-        if unjudged is not None:
-            mask[unjudged] = UNLABELLED
-        yield rename(name), mask
+    for name, numbers in classes.items():
+        yield rename(name), members(stored, numbers, present, unjudged)
 
 
 def _distinct(found: Iterator[tuple[str, Mask]], path: Path, what: str) -> Iterator[tuple[str, Mask]]:

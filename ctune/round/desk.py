@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from ctune.data.labels import Labels
 from ctune.errors import RoundError
 from ctune.expert import revise_selected
+from ctune.model.text import text_table
 from ctune.project import Project
 from ctune.revise import RevisedClass, RevisionReport, compare, import_revisions
 from ctune.round.predicted import PredictedMasks
@@ -44,6 +45,11 @@ def hand_in(
     """
     past = rounds(project)
     number = round_of_hand_in(past)
+    known = [
+        *project.config.classes,
+        *text_table().names,
+        *(name for state in past for name in state.classes),
+    ]
     before = PredictedMasks(project, folder_of(project, past[-1].number if past else 1) / "predictions")
     return import_revisions(
         project.pool,
@@ -54,6 +60,7 @@ def hand_in(
         aliases=project.config.aliases,
         seconds=seconds,
         before=before,
+        classes=known,
         on_progress=on_progress,
     )
 
