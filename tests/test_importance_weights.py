@@ -94,6 +94,20 @@ def test_revisions_stand_beside_the_scores_of_their_case(tmp_path: Path) -> None
     assert learned_weights(made) == Weights(), "two are not enough"
 
 
+def test_who_goes_back_to_a_case_took_both_times_for_it_and_changed_it_once(tmp_path: Path) -> None:
+    made = review_project(tmp_path, cases=1)
+    found = {"liver": ClassImportance(0.1, 1.0, 0.0, 0.0, 1, 9.0, "liver", {"doubt": 0.1})}
+    write_importances(folder_of(made, 1) / "scores.json", [CaseImportance("case_1", 1.0, found)])
+    before = box("liver")
+    before[:, :, 4] = 0
+    for mask, seconds in ((before, 80.0), (box("liver"), 30.0)):
+        made.pool.annotate(
+            "case_1", "liver", mask, source=Source.REVISED, author="dr. a", round=1, seconds=seconds
+        )
+    (one,) = examples(made)
+    assert one.seconds == 50.0 and one.changed_ml == pytest.approx(14 * 18 * GRID.voxel_ml)
+
+
 def test_opening_a_case_is_counted_once(tmp_path: Path) -> None:
     """Two classes of a case in two minutes, one of them for opening it: learned and added up again it is two minutes."""
     made = review_project(tmp_path, cases=1)

@@ -15,7 +15,7 @@ from small_review import AFFINE, SHAPE, box, review_project
 from starlette.testclient import TestClient
 
 from ctune.data.nifti import write_volume
-from ctune.errors import ConfigError
+from ctune.errors import ConfigError, PoolError
 from ctune.project import Project
 from ctune.review.audit import AuditLog
 from ctune.review.desk import ReviewDesk
@@ -112,6 +112,49 @@ def test_accepted_with_edits_is_on_the_cts_grid_with_its_provenance(made: Projec
 def test_accepted_as_is_takes_the_predictions_of_the_classes_to_revise(made: Project) -> None:
     done = client(made).post("/api/cases/case_1/verdict", json={"verdict": "as_is"}).json()
     assert [(r["class_name"], r["changed_ml"]) for r in done["revised"]] == [("liver", 0.0)]
+
+
+def seconds_of(made: Project, case: str = "case_1", name: str = "spleen") -> list[float | None]:
+    return [a.seconds for a in made.pool.annotations(case, name) if a.source == Source.REVISED]
+
+
+def test_who_accepts_twice_is_timed_once(made: Project) -> None:
+    desk, mask = ReviewDesk(made), box("spleen")
+    for more in (60.0, 10.0):
+        desk.add_seconds("case_1", "dr. a", more)
+        desk.add_seconds("case_1", "dr. b", 7.0)
+        desk.hand_in("case_1", {"spleen": mask}, "dr. a", "edited", "")
+        desk, mask = ReviewDesk(made), box("aorta")  # the server starts anew
+    assert seconds_of(made) == [60.0, 10.0]
+    assert desk.case("case_1", "dr. a")["seconds"] == 70.0, "the page goes on counting where it was"
+
+
+def test_time_that_nobody_measured_is_unknown_and_not_zero(made: Project) -> None:
+    desk = ReviewDesk(made)
+    desk.hand_in("case_1", {"spleen": box("spleen")}, "dr. a", "edited", "")
+    assert seconds_of(made) == [None]
+    desk.add_seconds("case_2", "dr. a", 30.0)
+    desk.hand_in("case_2", {"spleen": box("spleen")}, "dr. a", "edited", "", timed=False)
+    desk.hand_in("case_2", {"spleen": box("aorta")}, "dr. a", "edited", "")
+    assert seconds_of(made, "case_2") == [None, None], "looked at here, drawn elsewhere"
+
+
+def test_what_came_before_a_verdict_that_changed_nothing_is_counted_with_it(made: Project) -> None:
+    desk = ReviewDesk(made)
+    desk.add_seconds("case_1", "dr. a", 30.0)
+    desk.cannot_judge("case_1", "dr. a", "motion")
+    desk.add_seconds("case_1", "dr. a", 5.0)
+    desk.hand_in("case_1", {"spleen": box("spleen")}, "dr. a", "edited", "")
+    assert seconds_of(made) == [5.0]
+
+
+def test_a_hand_in_that_is_refused_keeps_its_time(made: Project) -> None:
+    desk = ReviewDesk(made)
+    desk.add_seconds("case_1", "dr. a", 30.0)
+    with pytest.raises(PoolError):
+        desk.hand_in("case_1", {"no such class!": box("spleen")}, "dr. a", "edited", "")
+    desk.hand_in("case_1", {"spleen": box("spleen")}, "dr. a", "edited", "")
+    assert seconds_of(made) == [30.0]
 
 
 def test_two_experts_are_both_kept_and_a_third_resolves(made: Project) -> None:
@@ -235,6 +278,23 @@ def test_a_state_of_an_earlier_version_is_brought_up(tmp_path: Path) -> None:
     assert state.session(secret) == (Expert("dr. a", "view"), "hash") and state.session("x") is None
 
 
+def test_seconds_of_an_earlier_version_count_once(tmp_path: Path) -> None:
+    """It kept the sum alone: what was judged was told, what was not is still to tell."""
+    ReviewState(tmp_path)
+    with sqlite3.connect(tmp_path / "review.db") as db:
+        db.execute("drop table seconds")
+        db.execute(
+            "create table seconds (case_id text, expert text, round integer, active real not null, "
+            "primary key (case_id, expert, round))"
+        )
+        db.execute("insert into seconds values ('case_1', 'ann', 1, 60), ('case_2', 'ann', 1, 20)")
+        db.execute("insert into verdict values ('case_1', 'ann', 1, 'edited', '', 9)")
+    for _ in range(2):
+        state = ReviewState(tmp_path)
+        assert [state.new_seconds(f"case_{n}", "ann", 1) for n in (1, 2)] == [0.0, 20.0]
+    assert state.add_seconds("case_1", "ann", 1, 5.0) == 65.0 and state.new_seconds("case_1", "ann", 1) == 5.0
+
+
 @pytest.mark.parametrize("torn", ['{"n": 4, "at"', "\x00" * 100], ids=["half", "zeros"])
 def test_a_line_that_was_cut_is_taken_away_and_the_log_goes_on(tmp_path: Path, torn: str) -> None:
     log = AuditLog(tmp_path / "audit.jsonl")
@@ -253,6 +313,33 @@ def test_a_long_comment_is_refused_and_not_cut(made: Project) -> None:
         answer = browser.post("/api/cases/case_2/verdict", json=said)
         assert answer.status_code == 422 and "a comment of at most 2000 letters" in answer.json()["error"]
     assert ReviewDesk(made).state.verdicts(1) == []
+
+
+def test_half_a_character_is_refused_before_anything_is_written(made: Project) -> None:
+    browser = client(made)
+    said = {"/api/session": b'{"token": "\\ud800"}'}
+    said["/api/cases/case_1/verdict"] = b'{"verdict": "as_is", "comment": "a\\udc00b"}'
+    said["/api/cases/case_1/seconds"] = b'{"seconds": [{"\\ud800": 1}]}'
+    browser.post("/api/cases/case_1/lease")
+    for path, body in said.items():
+        for one in (body, body.replace(b"\\ud800", b"\xed\xa0\x80")):
+            answer = browser.post(path, content=one)
+            assert answer.status_code == 400, (path, answer.text)
+            assert "expected whole characters" in answer.json()["error"]
+    assert answer.json()["error"].startswith(
+        "expected whole characters in 'seconds', got half of one, \\ud800"
+    )
+    desk = ReviewDesk(made)
+    assert made.pool.annotations("case_1") == [] and desk.state.verdicts(1) == []
+    assert list(desk.state.leases()) == ["case_1"]
+    both = b'{"verdict": "as_is", "comment": "\\ud83d\\ude00"}'
+    assert browser.post("/api/cases/case_1/verdict", content=both).status_code == 200, "two halves are one"
+    assert desk.state.verdicts(1)[0].comment == "\U0001f600"
+
+
+def test_json_that_is_nested_without_end_is_refused(made: Project) -> None:
+    answer = client(made).post("/api/session", content=b"[" * 60_000)
+    assert answer.status_code == 422 and "expected one JSON object" in answer.json()["error"]
 
 
 def test_a_full_disk_is_told_and_the_same_again_is_kept(tmp_path: Path) -> None:

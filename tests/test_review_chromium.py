@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from small_review import box, learning_project, next_round
+from small_review import box, learning_project, next_round, review_project
 from test_review_page import (
     Server,
     browser,
@@ -22,6 +23,7 @@ from test_review_page import (
     open_case,
     press,
     pytestmark,
+    saved_mask,
     server,
     settle,
     shot,
@@ -238,6 +240,98 @@ def test_a_round_that_comes_while_a_case_is_open_offers_the_draft(browser: Any, 
     press(browser, "r")
     wait(lambda: drawn(browser) == expected)
     assert js(browser, "earlier.hidden")
+
+
+def held(browser: Any, key: str, code: int, kind: str = "keyDown", repeat: bool = False) -> None:
+    """A key as the keyboard sends it: a held one sends `keyDown` again and again."""
+    about = {"type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code, "autoRepeat": repeat}
+    browser.execute_cdp_cmd("Input.dispatchKeyEvent", about)
+
+
+def test_a_case_that_the_new_queue_lacks_is_saved_once_and_accepted(browser: Any, server: Server) -> None:
+    open_case(browser, server.start())
+    press(browser, "j")
+    wait(lambda: js(browser, "review.page.open.id") == "case_2" and not js(browser, "review.page.opening"))
+    next_round(open_project(server.root))
+    browser.execute_script("review.tuning.ended()")
+    wait(lambda: js(browser, "review.page.items.map((i) => i.id).join()") == "case_1")
+    press(browser, "n")
+    press(browser, "mb")
+    stroke(browser, 12)
+    wait(lambda: state(browser) == "saved")
+    wait(lambda: js(browser, "review.page.items.map((i) => i.id).join()") == "case_1,case_2")
+    time.sleep(2.5)  # longer than the page waits before it tries again
+    assert state(browser) == "saved" and text(browser, "saved").endswith("(version 1)")
+    expected = voxels(browser)
+    press(browser, "\ue007")
+    wait(lambda: js(browser, "review.page.open.id") == "case_1" and not js(browser, "review.page.opening"))
+    wait(lambda: text(browser, "toast").startswith("case_2 saved. Changed: "))
+    assert np.array_equal(np.asarray(saved_mask(server, "spleen", "case_2").dataobj), expected)
+    assert len(list((server.root / "review" / "drafts" / "001" / "case_2").rglob("spleen-*"))) == 1
+
+
+def test_a_queue_that_does_not_come_is_not_told_as_unsaved(browser: Any, server: Server) -> None:
+    """Neither of a draft nor of a verdict that the server has kept."""
+    open_case(browser, server.start())
+    browser.execute_script(
+        "const real = window.fetch; window.fetch = (at, ...more) => at === '/api/queue' ? Promise.reject(new Error('away')) : real(at, ...more);"
+        "review.page.items = []"
+    )
+    press(browser, "n")
+    press(browser, "mb")
+    stroke(browser, 12)
+    wait(lambda: state(browser) == "saved")
+    wait(lambda: text(browser, "toast") == "away")
+    press(browser, "\ue007")
+    wait(
+        lambda: (
+            text(browser, "toast").startswith("case_1 saved.")
+            and text(browser, "toast").endswith("The next case was not opened: away")
+        )
+    )
+    assert len(list((server.root / "review" / "drafts").rglob("spleen-*"))) == 1
+
+
+def test_a_held_key_judges_one_case_and_so_does_one_that_is_pressed_twice(
+    browser: Any, tmp_path: Path
+) -> None:
+    server = Server(review_project(tmp_path / "project", cases=4))
+    try:
+        open_case(browser, server.start())
+        held(browser, "Enter", 13)
+        for _ in range(10):
+            held(browser, "Enter", 13, repeat=True)
+            time.sleep(0.1)
+        wait(lambda: js(browser, "review.page.open.id") == "case_2" and ready(browser))
+        for _ in range(5):
+            held(browser, "Enter", 13, repeat=True)
+        held(browser, "Enter", 13, "keyUp")
+        time.sleep(1)
+        assert js(browser, "review.page.open.id") == "case_2" and judged(server) == {"case_1": 1}
+        twice = "for (let k = 0; k < 2; k++) document.body.dispatchEvent(new KeyboardEvent('keydown', { key: 'Enter', bubbles: true }))"
+        browser.execute_script(twice)
+        wait(lambda: js(browser, "review.page.open.id") == "case_3" and ready(browser))
+        time.sleep(1)
+        assert js(browser, "review.page.open.id") == "case_3"
+        assert judged(server) == {"case_1": 1, "case_2": 1}
+        # The next case is on its way when the key comes: judged is the one that was seen, once.
+        browser.execute_script(
+            "for (const key of ['j', 'Enter']) document.body.dispatchEvent(new KeyboardEvent('keydown', { key, bubbles: true }))"
+        )
+        wait(lambda: js(browser, "review.page.open.id") == "case_4" and ready(browser))
+        time.sleep(1)
+        assert judged(server) == {"case_1": 1, "case_2": 1, "case_3": 1}
+    finally:
+        server.kill()
+
+
+def ready(browser: Any) -> bool:
+    return bool(js(browser, "!review.page.opening && !!review.page.editing"))
+
+
+def judged(server: Server) -> dict[str, int]:
+    """How many verdicts each case has."""
+    return dict(Counter(v.case_id for v in ReviewDesk(open_project(server.root)).state.verdicts(1)))
 
 
 @pytest.fixture

@@ -95,6 +95,44 @@ def test_what_is_drawn_over_an_old_prediction_is_not_accepted_with_a_new_one(mad
     assert browser.get(CASE).json()["earlier"] == {"spleen": 1}
 
 
+def test_time_goes_with_its_round_and_with_the_draft_that_is_taken_up(made: Project) -> None:
+    browser = client(made)
+    draw(browser, "spleen", box("spleen"))
+    browser.post(f"{CASE}/seconds", json={"seconds": 60, "round": 1})
+    next_round(made)
+    browser.post(f"{CASE}/seconds", json={"seconds": 4, "round": 1})  # the page was open while the round came
+    browser.post(f"{CASE}/seconds", json={"seconds": 6})
+    assert browser.get(CASE).json()["seconds"] == 6
+    for _ in range(2):
+        browser.post(f"{CASE}/earlier")
+        assert browser.get(CASE).json()["seconds"] == 70
+    assert browser.post(f"{CASE}/verdict", json={"verdict": "edited"}).status_code == 200
+    assert sum(made.pool.annotations("case_1", n)[-1].seconds or 0 for n in ("spleen", "liver")) == 70
+
+
+def test_who_draws_anew_is_not_timed_for_the_draft_before(made: Project) -> None:
+    browser = client(made)
+    draw(browser, "spleen", box("spleen"))
+    browser.post(f"{CASE}/seconds", json={"seconds": 60})
+    next_round(made)
+    browser.post(f"{CASE}/seconds", json={"seconds": 6})
+    draw(browser, "spleen", box("aorta"))
+    assert browser.post(f"{CASE}/verdict", json={"verdict": "edited"}).status_code == 200
+    assert sum(made.pool.annotations("case_1", n)[-1].seconds or 0 for n in ("spleen", "liver")) == 6
+
+
+def test_the_time_of_a_case_that_the_new_queue_lacks_is_its_own(made: Project) -> None:
+    browser = client(made)
+    draw(browser, "spleen", box("spleen"), "case_2")
+    next_round(made)
+    browser.post("/api/cases/case_2/seconds", json={"seconds": 40})
+    assert browser.get("/api/cases/case_2").json()["seconds"] == 40
+    assert browser.post("/api/cases/case_2/verdict", json={"verdict": "edited"}).status_code == 200
+    assert made.pool.annotations("case_2", "spleen")[-1].seconds == 20.0, "spleen and liver share them"
+    answer = browser.post("/api/cases/case_2/seconds", json={"seconds": 1, "round": 2})
+    assert answer.status_code == 409 and "expected a round up to 1, got 2" in answer.json()["error"]
+
+
 @pytest.mark.parametrize("number", ["x", "-1", "1.5", "9999999"])
 def test_a_round_that_is_no_number(made: Project, number: str) -> None:
     answer = client(made).get(f"{CASE}/labels?round={number}")

@@ -229,6 +229,17 @@ def test_a_segment_that_nobody_drew_is_no_judgement(slicer: Slicer, tmp_path: Pa
     assert status == 200 and {r["class_name"]: r["after_ml"] == 0 for r in said["revised"]} == {
         "liver": True, "spleen": False
     }, "aorta was not to revise"  # fmt: skip
+    revised = [a for name in ("liver", "spleen") for a in slicer.made.pool.annotations("case_1", name)]
+    assert [a.seconds for a in revised] == [None, None], "Slicer tells no time: it is unknown, not zero"
+
+
+def test_half_a_character_in_its_params_is_refused(slicer: Slicer, tmp_path: Path) -> None:
+    slicer.sign_in()
+    rows = [{"name": "\ud800", "idx": 1}]
+    body = TAPE[9]["body"].replace('"label_info": [', f'"label_info": {json.dumps(rows)}, "old": [')
+    status, said = slicer.asks("PUT", "/datastore/label?image=case_1", body, nrrd(tmp_path, drawn()))
+    assert status == 400 and said["error"].startswith("expected whole characters in 'label_info'")
+    assert slicer.made.pool.annotations("case_1", "spleen") == []
 
 
 def test_numbers_become_names(tmp_path: Path) -> None:

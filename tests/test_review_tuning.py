@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from small_review import learning_project, review_project
+from filelock import FileLock
+from small_review import box, learning_project, review_project
 from starlette.testclient import TestClient
 
 from ctune.data.files import read_json, write_json
@@ -20,9 +23,10 @@ from ctune.review.desk import ReviewDesk
 from ctune.review.server import build_app
 from ctune.review.state import ReviewState
 from ctune.review.tokens import Expert
-from ctune.review.tuning import Tuner, work
-from ctune.round import ARROWS, ArrowDone, RoundState, rounds
+from ctune.review.tuning import _CODE, Tuner, work
+from ctune.round import ARROWS, ArrowDone, RoundState, abandon, rounds
 from ctune.round.state import now, write_state
+from ctune.types import Source
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -113,6 +117,28 @@ def test_the_next_round_keeps_the_budget_and_leaves_out_what_is_open(
     assert (asked["annotations"], asked["minutes"], asked["open"]) == (7, 30.0, {"case_2"})
 
 
+def test_after_a_round_that_was_given_up_the_next_begins_from_its_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, asked = review_project(tmp_path / "project"), dict[str, Any]()
+    given_up = abandon(made)
+
+    def begin(project: Project, **more: Any) -> RoundState:
+        asked.update(more)
+        return given_up
+
+    monkeypatch.setattr("ctune.review.tuning.start", begin)
+    work(str(made.root), "dr. a")
+    assert (asked["model"], asked["classes"]) == (given_up.model, given_up.classes)
+
+
+def test_what_nobody_asked_for_is_nothing_to_tune(tmp_path: Path) -> None:
+    made = review_project(tmp_path / "project")
+    made.pool.annotate("case_1", "aorta", box("aorta"), source=Source.REVISED, author="dr. a", round=1)
+    with pytest.raises(RoundError, match="expected at least one revised case to learn from"):
+        Tuner(made).start("dr. a")
+
+
 def test_nothing_revised_nothing_tuned(tmp_path: Path) -> None:
     tuner = Tuner(review_project(tmp_path / "project"))
     with pytest.raises(
@@ -148,3 +174,91 @@ def test_a_note_of_a_process_that_is_gone_is_no_running_tuning(tmp_path: Path) -
     tuner.note.parent.mkdir(exist_ok=True)
     write_json(tuner.note, {"state": "running", "pid": 1, "expert": "dr. a", "round": 1})
     assert tuner.status()["state"] == "interrupted" and read_json(tuner.note)["state"] == "running"  # type: ignore[index]
+
+
+_STUB = (
+    "import os, sys, time; from pathlib import Path; from filelock import FileLock; from ctune.data.files import write_json\n"
+    "note = Path(sys.argv[1]) / 'review' / 'tuning.json'\n"
+    "with FileLock(note.with_suffix('.lock')):\n"
+    "    write_json(note, {'state': 'running', 'pid': os.getpid(), 'expert': 'dr. b', 'round': 1})\n"
+    "    time.sleep(120)"
+)
+"""A worker that holds the lock and comes to no end."""
+
+
+@pytest.fixture
+def signalled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The processes that a signal was sent to, which is sent."""
+    found, kill = list[int](), os.kill
+    monkeypatch.setattr("ctune.review.tuning.os.kill", lambda pid, sign: (found.append(pid), kill(pid, sign)))
+    return found
+
+
+def test_stop_ends_the_worker_of_another_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signalled: list[int]
+) -> None:
+    made = review_project(tmp_path / "project")
+    tuner, other = Tuner(made), Tuner(made)
+    tuner.process = subprocess.Popen(["true"])  # what this server once began has ended
+    tuner.process.wait()
+    monkeypatch.setattr("ctune.review.tuning._CODE", _STUB)
+    other._spawn("dr. b")
+    assert other.process is not None
+    try:
+        _wait(lambda: read_json(tuner.note)["pid"])
+        assert tuner.stop()["state"] == "stopped"  # type: ignore[index]
+        assert other.process.wait(10) == -signal.SIGTERM and set(signalled) == {other.process.pid}
+        assert read_json(tuner.note)["state"] == "stopped" and not tuner.running
+    finally:
+        other.process.kill()
+
+
+@pytest.mark.parametrize("whose", ["a stranger's", "of another project", "that is gone", "not noted yet"])
+def test_stop_signals_nobody_but_a_worker_of_this_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signalled: list[int], whose: str
+) -> None:
+    """Somebody holds the lock, and the note has the number of a process that is not ours."""
+    monkeypatch.setattr("ctune.review.tuning._ENDS_WITHIN", 0.5)
+    tuner = Tuner(review_project(tmp_path / "project"))
+    code = _CODE if whose == "of another project" else ""
+    command = [sys.executable, "-c", "import time; time.sleep(120)", code, f"{tuner.project.root}-2", "dr. b"]
+    stranger = subprocess.Popen(command)
+    try:
+        if whose == "that is gone":
+            stranger.kill()
+            stranger.wait()
+            signalled.clear()
+        pid = 0 if whose == "not noted yet" else stranger.pid
+        tuner.note.parent.mkdir(exist_ok=True)
+        write_json(tuner.note, {"state": "running", "pid": pid, "expert": "dr. b", "round": 1})
+        with (
+            FileLock(tuner.note.with_suffix(".lock")),
+            pytest.raises(RoundError, match="round 1: expected a tuning that this server can end"),
+        ):
+            tuner.stop()
+        assert signalled == [] and read_json(tuner.note)["state"] == "running"
+    finally:
+        stranger.kill()
+
+
+def test_a_tuning_that_ends_while_it_is_stopped_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuner = Tuner(review_project(tmp_path / "project"))
+    write_json(tuner.note, {"state": "running", "pid": 1, "expert": "dr. b", "round": 1})
+    lock = FileLock(tuner.note.with_suffix(".lock"))
+    lock.acquire()
+
+    def over(seconds: float) -> None:
+        write_json(tuner.note, {"state": "done", "pid": 1, "expert": "dr. b", "round": 1})
+        lock.release()
+
+    monkeypatch.setattr("ctune.review.tuning.time.sleep", over)
+    assert tuner.stop()["state"] == "done"  # type: ignore[index]
+
+
+def _wait(true: Callable[[], Any], patience: float = 60.0) -> None:
+    end = time.monotonic() + patience
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)

@@ -212,14 +212,14 @@ class ReviewDesk:
             raise PoolError(
                 f"case {case_id}, {name}: expected voxels of 0 and 1, got {mask.max()}; reload the page"
             )
-        newest = self.round_of(case_id)
-        if number is not None and (number > newest or number not in self.ready()):
-            raise PoolError(f"case {case_id}: expected a round up to {newest}, got {number}; reload the page")
-        version = self.state.save_draft(case_id, expert, number or newest, name, mask, grid)
-        self.audit.append(
-            expert, "drew", case_id, round=number or newest, **{"class": name, "version": version}
-        )
+        seen = self._seen(case_id, number)
+        version = self.state.save_draft(case_id, expert, seen, name, mask, grid)
+        self.audit.append(expert, "drew", case_id, round=seen, **{"class": name, "version": version})
         return version
+
+    def add_seconds(self, case_id: str, expert: str, more: float, number: int | None = None) -> float:
+        """Add active seconds and return their sum; `number` as of ``save_draft``: time goes with what was drawn in it."""
+        return self.state.add_seconds(case_id, expert, self._seen(case_id, number), more)
 
     def accept(self, case_id: str, expert: str, *, edited: bool, comment: str) -> dict[str, Any]:
         """Save the expert's masks as revisions, by the way that ``ctune revise`` takes.
@@ -241,26 +241,29 @@ class ReviewDesk:
         return self.hand_in(case_id, masks, expert, "edited" if edited else "accepted", comment)
 
     def hand_in(
-        self, case_id: str, masks: Mapping[str, Mask], expert: str, verdict: str, comment: str
-    ) -> dict[str, Any]:
+        self, case_id: str, masks: Mapping[str, Mask], expert: str, verdict: str, comment: str, *, timed: bool = True
+    ) -> dict[str, Any]:  # fmt: skip
         """Save masks as revisions of a case, by the way that ``ctune revise`` takes, and keep the verdict.
 
-        Returns the change per class and the agreement with other experts. Raises PoolError for what is refused there.
+        They took what was measured since the expert's last verdict on the case in this round; unknown where that is nothing,
+        or where they were drawn elsewhere (not `timed`). Returns the change per class and the agreement with other experts.
+        Raises PoolError for what is refused there.
         """
-        grid = self.project.pool.grid(case_id)
-        seconds = self.state.add_seconds(case_id, expert, self.round_of(case_id), 0.0)
+        grid, number = self.project.pool.grid(case_id), self.round_of(case_id)
+        seconds = self.state.new_seconds(case_id, expert, number)
         with tempfile.TemporaryDirectory(dir=self.root) as name:
             for class_name, mask in masks.items():
                 write_mask(Path(name) / case_id / f"{class_name}.nii.gz", mask, grid)
-            report = hand_in(self.project, Path(name), expert=expert, seconds=seconds)
+            took = seconds if timed and seconds > 0 else None
+            report = hand_in(self.project, Path(name), expert=expert, seconds=took)
         if report.refused:
             raise PoolError(report.refused[0][1])
-        self._judged(case_id, expert, verdict, comment, report.revised)
+        self._judged(case_id, expert, number, verdict, comment, report.revised, seconds)
         return {"revised": [asdict(r) for r in report.revised], "agreement": self.agreement(case_id)}
 
     def cannot_judge(self, case_id: str, expert: str, comment: str) -> None:
         """Keep that the expert cannot tell, and why."""
-        self._judged(self.row(case_id).case_id, expert, "cannot_judge", comment, ())
+        self._judged(case_id, expert, self.round_of(case_id), "cannot_judge", comment)
 
     # Experts side by side -------------------------------------------------------------------------------------------
 
@@ -310,15 +313,21 @@ class ReviewDesk:
                 f"case {case_id}: expected one of its classes, got {name!r}; reload the page"
             )
 
+    def _seen(self, case_id: str, number: int | None) -> int:
+        """The round that the expert looks at, the case's newest by default. Raises PoolError for one that is not there."""
+        newest = self.round_of(case_id)
+        if number is not None and (number > newest or number not in self.ready()):
+            raise PoolError(f"case {case_id}: expected a round up to {newest}, got {number}; reload the page")
+        return newest if number is None else number
+
     def _judged(
-        self, case_id: str, expert: str, verdict: str, comment: str, revised: tuple[RevisedClass, ...]
-    ) -> None:
-        self.state.judge(case_id, expert, self.round_of(case_id), verdict, comment)
+        self, case_id: str, expert: str, number: int, verdict: str, comment: str,
+        revised: tuple[RevisedClass, ...] = (), seconds: float | None = None,
+    ) -> None:  # fmt: skip
+        self.state.judge(case_id, expert, number, verdict, comment, seconds)
         self.state.release(case_id, expert)
         changed = {r.class_name: round(r.changed_ml, 3) for r in revised}
-        self.audit.append(
-            expert, verdict, case_id, round=self.round_of(case_id), changed_ml=changed, comment=comment
-        )
+        self.audit.append(expert, verdict, case_id, round=number, changed_ml=changed, comment=comment)
 
 
 def _ones(mask: Mask) -> Mask:

@@ -43,12 +43,18 @@ def earlier(desk: ReviewDesk, case_id: str, expert: str) -> dict[str, int]:
 
 
 def take_up(desk: ReviewDesk, case_id: str, expert: str) -> dict[str, int]:
-    """Go on with the earlier drafts: each becomes one of the case's round. Returns {class: the round it was drawn in}."""
-    found, grid = earlier(desk, case_id, expert), desk.project.pool.grid(case_id)
+    """Go on with the earlier drafts: each becomes one of the case's round, and takes its time along.
+
+    Returns {class: the round it was drawn in}.
+    """
+    found, newest = earlier(desk, case_id, expert), desk.round_of(case_id)
+    grid = desk.project.pool.grid(case_id)
     for name, number in found.items():
         mask = desk.state.read_draft(case_id, expert, number, name, grid)
         if mask is not None:
-            desk.state.save_draft(case_id, expert, desk.round_of(case_id), name, mask, grid)
+            desk.state.save_draft(case_id, expert, newest, name, mask, grid)
+    for number in sorted(set(found.values())):
+        desk.state.carry_seconds(case_id, expert, number, newest)
     return found
 
 

@@ -82,14 +82,34 @@ async def body_of(request: Request, most: int) -> bytes:
 
 
 async def json_of(request: Request) -> dict[str, Any]:
-    """The JSON object of a small body. Raises Refused (422) for anything else."""
+    """The JSON object of a small body. Raises Refused as ``object_of`` does."""
+    return object_of(await body_of(request, SMALL_BODY), "one JSON object")
+
+
+def object_of(text: str | bytes, expected: str) -> dict[str, Any]:
+    """The JSON object that a text is. Raises Refused: 422 for anything else.
+
+    400 for half of a surrogate pair: JSON can say it, but no file, no hash and no answer can hold it.
+    """
     try:
-        found = json.loads(await body_of(request, SMALL_BODY))
-    except ValueError:
+        found = json.loads(text)
+        for name, value in found.items() if isinstance(found, dict) else ():
+            _whole(name, value)
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise Refused(422, "expected one JSON object, got something else")
+        raise Refused(422, f"expected {expected}, got something else")
     return found
+
+
+def _whole(name: str, value: Any) -> None:
+    try:
+        json.dumps({name: value}, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = ascii(error.object[error.start])[1:-1]
+        raise Refused(
+            400, f"expected whole characters in {name!a}, got half of one, {half}; write it anew"
+        ) from None
 
 
 def unzipped(data: bytes, size: int) -> bytes:

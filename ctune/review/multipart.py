@@ -12,7 +12,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ctune.review.http import SMALL_BODY, Refused
+from ctune.review.http import SMALL_BODY, Refused, object_of
 
 
 def last_part(name: str) -> str:
@@ -45,15 +45,9 @@ async def form_of(request: Request, most: int) -> FormData:
 
 
 def params_of(form: FormData) -> dict[str, Any]:
-    """The JSON object in the field ``params``; empty when there is none. Raises Refused (422) for anything else."""
+    """The JSON object in the field ``params``; empty when there is none. Raises Refused as ``object_of`` does."""
     said = form.get("params") or "{}"
-    try:
-        found = json.loads(said) if isinstance(said, str) else None
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        raise Refused(422, "expected a JSON object in the field params, got something else")
-    return found
+    return object_of(said if isinstance(said, str) else "", "a JSON object in the field params")
 
 
 def answer(params: dict[str, Any], name: str, file: bytes) -> Response:

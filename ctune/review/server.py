@@ -182,11 +182,13 @@ class Page:
             raise Refused(409, str(error)) from None
 
     async def seconds(self, request: Request) -> Response:
+        """{"seconds": active ones since the last report, "round": whose predictions the expert has seen}"""
         expert, case_id = who(self.desk, request, "revise"), self.desk.row(id_of(request)).case_id
-        more = (await json_of(request)).get("seconds")
+        said = await json_of(request)
+        more, number = said.get("seconds"), _round(said.get("round"))
         if not isinstance(more, int | float) or not 0 <= more <= _MOST_SECONDS:
             raise Refused(422, f"expected 0 to {_MOST_SECONDS:.0f} active seconds, got {more!r}")
-        total = self.desk.state.add_seconds(case_id, expert.name, self.desk.round_number, float(more))
+        total = self.desk.add_seconds(case_id, expert.name, float(more), number)
         return JSONResponse({"seconds": total})
 
     async def verdict(self, request: Request) -> Response:

@@ -245,7 +245,7 @@ class Slicer:
                 422,
                 f"case {case_id}: expected a segment of {', '.join(row.classes)}, got none with a voxel; draw it first",
             )
-        return self.desk.hand_in(case_id, taken, expert.name, "edited", "from 3D Slicer")
+        return self.desk.hand_in(case_id, taken, expert.name, "edited", "from 3D Slicer", timed=False)
 
     def _case(self, request: Request, key: str) -> str:
         """The id in the query, of a case of a queue: without a ticket, a file's name reduced to its last part."""

@@ -26,7 +26,7 @@ create table if not exists session (sha256 text primary key, expert text not nul
                                     token text not null default '');
 create table if not exists ticket (sha256 text primary key, case_id text not null, until real not null);
 create table if not exists seconds (case_id text, expert text, round integer, active real not null,
-                                    primary key (case_id, expert, round));
+                                    counted real not null default 0, primary key (case_id, expert, round));
 create table if not exists verdict (case_id text, expert text, round integer, verdict text not null,
                                     comment text not null, at real not null);
 """
@@ -63,11 +63,18 @@ class ReviewState:
         root.mkdir(parents=True, exist_ok=True)
         with self._open() as db:
             db.executescript(_TABLES)
-            db.execute("begin immediate")  # one of several that open it at once adds the column
-            if "token" not in {row[1] for row in db.execute("pragma table_info(session)")}:
+            db.execute("begin immediate")  # one of several that open it at once adds the columns
+            if "token" not in _columns(db, "session"):
                 # Of an earlier version, whose sessions did not say which token began them: they end.
                 db.execute("delete from session")
                 db.execute("alter table session add column token text not null default ''")
+            if "counted" not in _columns(db, "seconds"):
+                # Of an earlier version, whose verdicts counted all seconds each time.
+                db.execute("alter table seconds add column counted real not null default 0")
+                db.execute(
+                    "update seconds set counted = active where (case_id, expert, round) in "
+                    "(select case_id, expert, round from verdict)"
+                )
 
     # Leases ---------------------------------------------------------------------------------------------------------
 
@@ -145,7 +152,8 @@ class ReviewState:
         key = (case_id, expert, round_number)
         with self._open() as db:
             db.execute(
-                "insert into seconds values (?, ?, ?, ?) on conflict do update set active = active + ?",
+                "insert into seconds (case_id, expert, round, active) values (?, ?, ?, ?) "
+                "on conflict do update set active = active + ?",
                 (*key, more, more),
             )
             row = db.execute(
@@ -153,11 +161,36 @@ class ReviewState:
             ).fetchone()
         return float(row[0])
 
-    def judge(self, case_id: str, expert: str, round_number: int, verdict: str, comment: str) -> None:
-        """Keep a verdict; earlier ones stay."""
+    def new_seconds(self, case_id: str, expert: str, round_number: int) -> float:
+        """Active seconds that no verdict of this expert on the case in that round has counted yet."""
+        with self._open() as db:
+            return _new_seconds(db, (case_id, expert, round_number))
+
+    def carry_seconds(self, case_id: str, expert: str, since: int, to: int) -> None:
+        """What no verdict of round `since` has counted is counted in round `to`: the expert goes on with that draft there."""
+        with self._open() as db:
+            db.execute("begin immediate")
+            more = _new_seconds(db, (case_id, expert, since))
+            where = "where case_id = ? and expert = ? and round = ?"
+            db.execute(f"update seconds set counted = active {where}", (case_id, expert, since))
+            db.execute(
+                "insert into seconds (case_id, expert, round, active) values (?, ?, ?, ?) "
+                "on conflict do update set active = active + ?",
+                (case_id, expert, to, more, more),
+            )
+
+    def judge(
+        self, case_id: str, expert: str, round_number: int, verdict: str, comment: str, seconds: float | None = None
+    ) -> None:  # fmt: skip
+        """Keep a verdict; earlier ones stay. `seconds` of ``new_seconds`` are counted with it, by default all."""
         with self._open() as db:
             row = (case_id, expert, round_number, verdict, comment, self.clock())
             db.execute("insert into verdict values (?, ?, ?, ?, ?, ?)", row)
+            db.execute(
+                "update seconds set counted = min(active, counted + coalesce(?, active)) "
+                "where case_id = ? and expert = ? and round = ?",
+                (seconds, case_id, expert, round_number),
+            )
 
     def verdicts(self, round_number: int) -> list[Verdict]:
         """All verdicts of a round, oldest first."""
@@ -220,6 +253,16 @@ class ReviewState:
                 yield db
         finally:
             db.close()
+
+
+def _columns(db: sqlite3.Connection, table: str) -> set[str]:
+    return {row[1] for row in db.execute(f"pragma table_info({table})")}
+
+
+def _new_seconds(db: sqlite3.Connection, key: tuple[str, str, int]) -> float:
+    query = "select active - counted from seconds where case_id = ? and expert = ? and round = ?"
+    row = db.execute(query, key).fetchone()
+    return float(row[0]) if row else 0.0
 
 
 def open_leases(project_root: Path) -> set[str]:

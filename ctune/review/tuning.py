@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,15 +23,17 @@ from ctune.data.files import read_json, write_json
 from ctune.errors import CtuneError, RoundError
 from ctune.project import Project, open_project
 from ctune.review.state import open_leases
-from ctune.round import RoundState, folder_of, history, resume, rounds, start
-from ctune.select import lacking
-from ctune.types import Progress, Source, Split
+from ctune.round import RoundState, begun, folder_of, history, resume, rounds, start, unrevised
+from ctune.select import lacking, read_csv
+from ctune.types import Progress
 
 _AFTER_EXPERT = ("revise", "hybrid", "tune", "evaluate", "register")
 _EVERY = 0.3
 """Seconds between two notes of progress, at least."""
 _BEGINS_WITHIN = 30.0
 """Seconds from the note of a new process to its lock, at most."""
+_ENDS_WITHIN = 10.0
+"""Seconds from the signal to the end of a process, at most."""
 _CODE = "import sys; from ctune.review.tuning import work; work(*sys.argv[1:])"
 
 
@@ -94,22 +97,43 @@ class Tuner:
         return True
 
     def stop(self) -> dict[str, Any] | None:
-        """End it; the round stays where it is and goes on from there when it is begun again."""
+        """End it; the round stays where it is and goes on from there when it is begun again.
+
+        Raises RoundError while it goes on all the same: it has only begun, or works on another machine.
+        """
         status = self.status()
-        if status is not None and status["state"] == "running":
-            _end(self.process.pid if self.process else int(status["pid"]))
-            deadline = time.monotonic() + 10
-            while self.running and time.monotonic() < deadline:
-                time.sleep(0.05)
-            status |= {"state": "stopped", "ended": now()}
-            write_json(self.note, status)
-        return status
+        if status is None or status["state"] != "running":
+            return status
+        deadline = time.monotonic() + _ENDS_WITHIN
+        while self.running:
+            if time.monotonic() > deadline:
+                raise RoundError(
+                    f"round {status['round']}: expected a tuning that this server can end, it has only begun or works on "
+                    "another machine; try again, or end it there"
+                )
+            self._end()
+            time.sleep(0.05)
+        # It may have come to its own end meanwhile.
+        found: dict[str, Any] = read_json(self.note)
+        if found["state"] == "running":
+            found |= {"state": "stopped", "ended": now()}
+            write_json(self.note, found)
+        return found
+
+    def _end(self) -> None:
+        """Signal the process that this server began, and the one that the note tells of, which may be another server's."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+        pid = int(read_json(self.note)["pid"])
+        if _works(pid, self.project.root.resolve()):
+            with suppress(OSError):
+                os.kill(pid, signal.SIGTERM)
 
     def _spawn(self, expert: str) -> dict[str, Any]:
         self.note.parent.mkdir(parents=True, exist_ok=True)
         first = _first(expert, self.newest().number)
         write_json(self.note, first)
-        command = [sys.executable, "-c", _CODE, str(self.project.root), expert]
+        command = [sys.executable, "-c", _CODE, str(self.project.root.resolve()), expert]
         # A session of its own: what ends the server does not end it.
         self.process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
@@ -158,9 +182,10 @@ def _advance(project: Project, notes: _Notes) -> None:
         if state.next_arrow is not None:
             complete = state.next_arrow in _AFTER_EXPERT
             state = resume(project, revisions_are_complete=complete, leased=leased, on_progress=notes)
-        if state.next_arrow is None and state.model_out and lacking(project, state.classes):
+        model = state.model if state.abandoned else state.model_out
+        if state.next_arrow is None and model and lacking(project, state.classes):
             state = start(
-                project, name=state.name, model=state.model_out, classes=state.classes, cases=state.cases,
+                project, name=state.name, model=model, classes=state.classes, cases=state.cases,
                 strategy=state.strategy, expert=state.expert, annotations=state.annotations, minutes=state.minutes,
                 leased=leased, force=state.force, on_progress=notes,
             )  # fmt: skip
@@ -185,13 +210,8 @@ def _dice(project: Project) -> dict[str, list[float | None]]:
 
 
 def _revised(project: Project, state: RoundState) -> bool:
-    folder = folder_of(project, state.number)
-    ids = [case.id for case in project.pool.cases(Split.POOL)] if folder.exists() else []
-    return any(
-        a.source == Source.REVISED and a.round == state.number
-        for i in ids
-        for a in project.pool.annotations(i)
-    )
+    selected = read_csv(folder_of(project, state.number) / "selection.csv")
+    return bool(begun(selected, unrevised(project, selected)))
 
 
 def _first(expert: str, number: int) -> dict[str, Any]:
@@ -215,9 +235,16 @@ def _free(note: Path) -> bool:
         return False
 
 
-def _end(pid: int) -> None:
-    if pid > 0:
-        try:
-            os.kill(pid, signal.SIGTERM)
-        except ProcessLookupError:
-            return
+def _works(pid: int, root: Path) -> bool:
+    """Whether the process is a worker of this project on this machine: a number that was noted may be anybody's by now."""
+    if pid <= 0:
+        return False
+    try:
+        if Path("/proc/self/cmdline").exists():
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")
+        else:
+            command = ["ps", "-ww", "-o", "command=", "-p", str(pid)]
+            words = subprocess.run(command, capture_output=True, check=False).stdout
+    except OSError:
+        return False
+    return os.fsencode(f"{_CODE} {root} ") in words

@@ -3,7 +3,7 @@
 from ctune.round.desk import hand_in, simulate_expert
 from ctune.round.drive import abandon, resume, start
 from ctune.round.history import History, history
-from ctune.round.revisions import changes, unrevised
+from ctune.round.revisions import begun, changes, unrevised
 from ctune.round.state import ARROWS, ArrowDone, RoundState, folder_of, rounds, takes_revisions
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "History",
     "RoundState",
     "abandon",
+    "begun",
     "changes",
     "folder_of",
     "hand_in",

@@ -28,7 +28,7 @@ from ctune.project import Project
 from ctune.round.by_case import ByCase
 from ctune.round.calibration import learned_weights
 from ctune.round.predicted import PredictedMasks
-from ctune.round.revisions import unrevised
+from ctune.round.revisions import begun, unrevised
 from ctune.round.state import RoundState, folder_of, rounds
 from ctune.select import (
     Budget,
@@ -180,7 +180,7 @@ class Desk:
                 on_progress=self.on_progress,
             )
         missing = unrevised(self.project, self.selected)
-        done = [row.case_id for row in self.selected if set(row.classes) - set(missing.get(row.case_id, ()))]
+        done = begun(self.selected, missing)
         if not done or (missing and not self.revisions_are_complete):
             raise Waiting
         self._must_be_revised(missing)

@@ -38,7 +38,9 @@ def _of_round(project: Project, state: RoundState) -> list[Example]:
 
 
 def _seconds(project: Project, number: int, case_id: str, class_name: str) -> float | None:
-    """Of the newest revision of a class in a round, without its share of opening the case.
+    """What the expert who revised a class last in a round took for it, without its share of opening the case.
+
+    Who goes back to a case is timed for each visit.
 
     A case's time is shared evenly by the classes revised in it, and opening it is part of that time; a list counts the opening
     once a case by itself (``select.minutes_of``).
@@ -48,6 +50,7 @@ def _seconds(project: Project, number: int, case_id: str, class_name: str) -> fl
         for record in project.pool.annotations(case_id)
         if record.source == Source.REVISED and record.round == number and record.seconds is not None
     ]
-    taken = [r.seconds for r in revised if project.class_of(r) == class_name and r.seconds is not None]
+    own = [record for record in revised if project.class_of(record) == class_name]
+    taken = [r.seconds for r in own if r.author == own[-1].author and r.seconds is not None]
     classes = {project.class_of(record) for record in revised}
-    return max(0.0, taken[-1] - 60.0 * OPENING_MINUTES / len(classes)) if taken else None
+    return max(0.0, sum(taken) - 60.0 * OPENING_MINUTES / len(classes)) if taken else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ctune.data.files import read_json, write_json
 from ctune.project import Project
@@ -15,7 +15,8 @@ from ctune.types import Source
 
 
 def changes(project: Project) -> list[Change]:
-    """Every revision of a class that a prediction was made of, oldest round first, in the order of each round's queue.
+    """What became of every class that a prediction was made of and that was revised: oldest round first, in the order of each
+    round's queue, by the newest revision of the round. Who goes back to a case has not found another error in it.
 
     Classes that the model did not know are left out: the expert had nothing to correct. Those of a finished round are
     worked out once and kept in its folder.
@@ -37,6 +38,11 @@ def unrevised(project: Project, selected: Sequence[Selected]) -> dict[str, tuple
     return out
 
 
+def begun(selected: Sequence[Selected], missing: Mapping[str, Sequence[str]]) -> list[str]:
+    """The cases of a queue in which at least one class that was asked for is revised. missing: ``unrevised`` of the queue."""
+    return [row.case_id for row in selected if set(row.classes) - set(missing.get(row.case_id, ()))]
+
+
 def changes_of(project: Project, state: RoundState) -> list[Change]:
     """The same of one round."""
     folder = folder_of(project, state.number)
@@ -48,12 +54,15 @@ def changes_of(project: Project, state: RoundState) -> list[Change]:
     found, predicted = list[Change](), PredictedMasks(project, folder / "predictions")
     for row in read_csv(folder / "selection.csv"):
         masks = predicted.get(row.case_id, {})
-        for record in project.pool.annotations(row.case_id):
-            name = project.class_of(record)
-            if record.source == Source.REVISED and record.round == state.number and name in masks:
-                before, after, changed, _ = compare(
-                    masks[name], project.pool.read(record).mask, project.pool.grid(row.case_id)
-                )
+        newest = {
+            project.class_of(record): record
+            for record in project.pool.annotations(row.case_id)
+            if record.source == Source.REVISED and record.round == state.number
+        }
+        for name, record in newest.items():
+            if name in masks:
+                mask, grid = project.pool.read(record).mask, project.pool.grid(row.case_id)
+                before, after, changed, _ = compare(masks[name], mask, grid)
                 found.append(Change(row.case_id, name, before, after, changed))
     if "revise" in state.arrows:
         write_json(kept, [change.__dict__ for change in found])

@@ -10,7 +10,7 @@ const make = (tag, props = {}, ...inside) => { const e = Object.assign(document.
 const viewer = new Viewer($("canvas"));
 const SHAPES = ["M7 1a6 6 0 1 0 .01 0z", "M1 1h12v12H1z", "M7 0l7 13H0z", "M7 0l7 7-7 7-7-7z", "M5 0h4v5h5v4H9v5H5V9H0V5h5z", "M0 1h14L7 14z"];
 const AUTOSAVE_MS = 1000, AT_MOST_MS = 3000, RETRY_MS = 2000, IDLE_MS = 30000;
-const page = { items: [], open: null, editing: null, tool: "look", histories: {}, before: null, dirty: false, saving: null, seconds: 0, unsent: 0, touched: 0, spot: -1, role: "view" };
+const page = { items: [], open: null, editing: null, tool: "look", histories: {}, before: null, dirty: false, saving: null, judging: false, seconds: 0, unsent: 0, touched: 0, spot: -1, role: "view" };
 
 // Words ---------------------------------------------------------------------------------------------------------------
 function say(text, bad = false) {
@@ -62,7 +62,7 @@ function drawQueue() {
 }
 async function next(by = 1) {
   const all = shown(), here = all.findIndex((i) => i.id === page.open?.id);
-  const target = page.open ? all[here + by] : all.find((i) => i.state === "open") ?? all[0];
+  const target = here < 0 ? all.find((i) => i.state === "open") ?? all[0] : all[here + by];
   if (target) await open(target.id); else say("That was the last case of the queue.");
 }
 
@@ -122,7 +122,7 @@ async function leave() {
   if (!page.open) return;
   await flush();
   await sendSeconds();
-  if (page.role !== "view") await call(`/cases/${page.open.id}/lease`, { method: "DELETE" });
+  if (page.role !== "view") await call(`/cases/${encodeURIComponent(page.open.id)}/lease`, { method: "DELETE" });
 }
 async function edit(name) {
   if (page.editing === name) return;
@@ -187,29 +187,39 @@ async function flush() {
   while (page.saving) await page.saving.catch(() => {});
   if (!page.dirty) return;
   page.dirty = false; saved("waiting", "saving …");
-  page.saving = sendDraft(page.open.id, page.editing, viewer.voxels(), page.open.round);
-  try {
-    const { version } = await page.saving;
-    const item = page.items.find((i) => i.id === page.open.id);
-    if (!item.draft) { item.draft = true; drawQueue(); }
-    saved("saved", `${page.editing} saved ${new Date().toLocaleTimeString()} (version ${version})`);
-  } catch (error) {
+  const { id, round } = page.open, name = page.editing;
+  page.saving = sendDraft(id, name, viewer.voxels(), round);
+  let version;
+  try { ({ version } = await page.saving); } catch (error) {
     page.dirty = true;
     saved("failed", `not saved, trying again: ${error instanceof Refused ? error.message : "the server does not answer"}`);
     throw error;
   } finally { page.saving = null; }
+  // It is kept: nothing from here on may be told as unsaved, or sent again.
+  saved("saved", `${name} saved ${new Date().toLocaleTimeString()} (version ${version})`);
+  const item = page.items.find((i) => i.id === id);
+  if (item && !item.draft) { item.draft = true; drawQueue(); }
+  if (!item) await loadQueue().catch(failed); // A queue that came meanwhile lacks the case; with a draft it is in there.
 }
+// One at a time: a key that is pressed twice must not judge a case that nobody has looked at.
 async function verdict(kind) {
-  if (!page.open) return;
+  if (!page.open || page.judging) return;
+  page.judging = true;
+  try { await judge(kind, page.open); } finally { page.judging = false; }
+}
+async function judge(kind, { id, round }) {
+  const said = { verdict: kind, comment: $("comment").value, round }; // Of the case that is seen now.
   await flush(); await sendSeconds();
-  const said = { verdict: kind, comment: $("comment").value, round: page.open.round };
   // Refused: what stands in the queue may have changed, and the page says what to do.
-  const done = await post(`/cases/${page.open.id}/verdict`, said).catch(async (error) => { await loadQueue(); throw error; });
+  const done = await post(`/cases/${encodeURIComponent(id)}/verdict`, said).catch(async (error) => { await loadQueue().catch(() => {}); throw error; });
   const words = done.revised.map((r) => `${r.class_name} ${r.changed_ml.toFixed(1)} mL in ${r.slices_changed} slice${r.slices_changed === 1 ? "" : "s"}`).join(", ");
   const dice = done.agreement === null ? "" : ` Experts agree: Dice ${done.agreement.toFixed(2)}.`;
-  const id = page.open.id;
-  await loadQueue(); await next();
-  say(kind === "cannot_judge" ? `${id} put aside.` : `${id} saved. Changed: ${words}.${dice}`);
+  const kept = kind === "cannot_judge" ? `${id} put aside.` : `${id} saved. Changed: ${words}.${dice}`;
+  try { await loadQueue(); if (page.open.id === id && !page.opening) await next(); } catch (error) {
+    failed(error);
+    return say(`${kept} The next case was not opened: ${error.message}`, true);
+  }
+  say(kept);
 }
 
 // Where to look, and for how long ---------------------------------------------------------------------------------------
@@ -227,7 +237,7 @@ setInterval(() => {
   page.seconds += 1; page.unsent += 1; clock();
   if (page.unsent >= 10) sendSeconds().catch(() => {});
 }, 1000);
-setInterval(() => { if (page.open && page.role !== "view") post(`/cases/${page.open.id}/lease`).catch(failed); }, 60000);
+setInterval(() => { if (page.open && page.role !== "view") post(`/cases/${encodeURIComponent(page.open.id)}/lease`).catch(failed); }, 60000);
 $("canvas").addEventListener("pointerdown", () => { page.pen = true; });
 for (const kind of ["pointerup", "pointercancel"]) addEventListener(kind, () => { page.pen = false; });
 setInterval(() => { if (page.pen && page.tool !== "look") changed(); }, AT_MOST_MS / 2);
@@ -235,7 +245,7 @@ async function sendSeconds() {
   if (!page.unsent || page.role === "view") return;
   const more = Math.min(page.unsent, 120);
   page.unsent -= more;
-  try { await post(`/cases/${page.open.id}/seconds`, { seconds: more }); } catch (error) { page.unsent += more; throw error; }
+  try { await post(`/cases/${encodeURIComponent(page.open.id)}/seconds`, { seconds: more, round: page.open.round }); } catch (error) { page.unsent += more; throw error; }
 }
 
 // Keys ----------------------------------------------------------------------------------------------------------------
@@ -281,6 +291,7 @@ addEventListener("keydown", (event) => {
   if (event.key.startsWith("Arrow") && event.target.matches("input[type=range]")) return;
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key, number = Number(key);
   if ((event.ctrlKey || event.metaKey) && !["z", "y"].includes(key)) return;
+  if (event.repeat && ["Enter", "x"].includes(key)) return; // Held: the next case would be judged as soon as it is open.
   const found = key === "z" && event.shiftKey ? keys.y : keys[key];
   if (found) found[1](event);
   else if (number && page.open?.classes[number - 1]) guarded(edit)(page.open.classes[number - 1].name);
