@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from registry import Registry
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_HOSTS = ("127.0.0.1", "localhost", "[::1]")
+"""The same as clients write them: an IPv6 address stands in brackets there."""
 
 
 class Runtime(StrEnum):
@@ -99,7 +101,7 @@ def serve(
         seconds=timeout,
         tokens=known,
         poll_seconds=poll,
-        hosts=() if known or open_to_all else _LOOPBACK,
+        hosts=() if known or open_to_all else _HOSTS,
     )
     app, about = _ready(
         open_registry(project, registry), model, device, choice(Runtime, runtime, "--runtime"), settings
@@ -107,7 +109,7 @@ def serve(
     # What libraries lay aside is gone with the rest of the folder, also after a kill.
     tempfile.tempdir = str(settings.state / "scratch")
     listening = _listen(host, port)
-    url = f"http://{host}:{listening.getsockname()[1]}"
+    url = f"http://{_in_url(host)}:{listening.getsockname()[1]}"
     emit({"url": url, **about}, as_json, lambda console: console.print(f"{about['name']} at {url}"))
     _run(app, listening, known)
 
@@ -134,6 +136,10 @@ def _ready(
     model = service.model
     about = {"name": reference, "model": f"sha256:{model.about.digest}", "classes": list(model.classes)}
     return build_app(service), {**about, "runtime": service.settings.runtime}
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _listen(host: str, port: int) -> socket.socket:

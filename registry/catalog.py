@@ -27,7 +27,8 @@ class Catalog:
 
     def snapshot(self) -> Snapshot:
         """Everything, as it is at one moment."""
-        with self.database.reading() as db:
+
+        def ask(db: sa.Connection) -> Snapshot:
             return Snapshot(
                 [read_row(row) for row in db.execute(sa.select(records).order_by(records.c.created))],
                 [Version(*row) for row in db.execute(sa.select(versions))],
@@ -37,6 +38,8 @@ class Catalog:
                     for row in db.execute(sa.select(events.c.digest, events.c.body).order_by(events.c.id))
                 ],
             )
+
+        return self.database.look(ask)
 
     # Records ------------------------------------------------------------------------------------------------------
 
@@ -51,8 +54,7 @@ class Catalog:
 
     def record(self, digest: str) -> Row | None:
         """One record by its whole digest."""
-        with self.database.reading() as db:
-            row = db.execute(RECORD, {"digest": digest}).first()
+        row = self.database.look(lambda db: db.execute(RECORD, {"digest": digest}).first())
         return None if row is None else read_row(row)
 
     def records(self, kind: str | None = None, subject: str | None = None) -> list[Row]:
@@ -62,13 +64,12 @@ class Catalog:
             query = query.where(records.c.kind == kind)
         if subject is not None:
             query = query.where(records.c.subject == subject)
-        with self.database.reading() as db:
-            return [read_row(row) for row in db.execute(query)]
+        return self.database.look(lambda db: [read_row(row) for row in db.execute(query)])
 
     def starting_with(self, prefix: str) -> list[str]:
         """Digests of records that begin with `prefix`, five at most."""
-        with self.database.reading() as db:
-            return list(db.execute(STARTING, {"prefix": prefix, "end": prefix + "g"}).scalars())
+        ends = {"prefix": prefix, "end": prefix + "g"}
+        return self.database.look(lambda db: list(db.execute(STARTING, ends).scalars()))
 
     def delete_records(self, choose: Callable[[], Iterable[str]], actor: str) -> list[str]:
         """Delete the records that `choose` names, asked while nobody else can register."""
@@ -126,13 +127,12 @@ class Catalog:
             query = query.where(versions.c.name == name)
         if digest is not None:
             query = query.where(versions.c.digest == digest)
-        with self.database.reading() as db:
-            return [Version(*row) for row in db.execute(query)]
+        return self.database.look(lambda db: [Version(*row) for row in db.execute(query)])
 
     def version(self, name: str, number: int | None = None) -> Version:
         """One version of a name, by default the newest. Raises NotFoundError."""
-        with self.database.reading() as db:
-            row = db.execute(NEWEST if number is None else NUMBERED, {"of": name, "number": number}).first()
+        one = NEWEST if number is None else NUMBERED
+        row = self.database.look(lambda db: db.execute(one, {"of": name, "number": number}).first())
         if row is None:
             wanted = name if number is None else f"{name}:{number}"
             raise NotFoundError(
@@ -151,8 +151,7 @@ class Catalog:
         )
         same = (versions.c.name == newest.c.name) & (versions.c.version == newest.c.last)
         query = sa.select(versions, newest.c.n).join(newest, same).order_by(versions.c.name)
-        with self.database.reading() as db:
-            found = [(Version(*row[:5]), row[5]) for row in db.execute(query)]
+        found = self.database.look(lambda db: [(Version(*row[:5]), row[5]) for row in db.execute(query)])
         pointing: dict[str, dict[str, int]] = {}
         for (name, alias), number in self.aliases().items():
             pointing.setdefault(name, {})[alias] = number
@@ -192,8 +191,7 @@ class Catalog:
 
     def aliased(self, name: str, alias: str) -> Version | None:
         """The version that ``name@alias`` points at."""
-        with self.database.reading() as db:
-            row = db.execute(ALIASED, {"of": name, "alias": alias}).first()
+        row = self.database.look(lambda db: db.execute(ALIASED, {"of": name, "alias": alias}).first())
         return None if row is None else Version(*row)
 
     def aliases(self, name: str | None = None) -> dict[tuple[str, str], int]:
@@ -201,8 +199,9 @@ class Catalog:
         query = sa.select(aliases).order_by(aliases.c.name, aliases.c.alias)
         if name is not None:
             query = query.where(aliases.c.name == name)
-        with self.database.reading() as db:
-            return {(row.name, row.alias): row.version for row in db.execute(query)}
+        return self.database.look(
+            lambda db: {(row.name, row.alias): row.version for row in db.execute(query)}
+        )
 
     # Events -------------------------------------------------------------------------------------------------------
 
@@ -211,8 +210,7 @@ class Catalog:
         query = sa.select(events.c.digest, events.c.body).order_by(events.c.id)
         if name is not None:
             query = query.where(events.c.name == name)
-        with self.database.reading() as db:
-            return [(row.digest, as_bytes(row.body)) for row in db.execute(query)]
+        return self.database.look(lambda db: [(row.digest, as_bytes(row.body)) for row in db.execute(query)])
 
     def events(self, name: str | None = None) -> list[EventRecord]:
         """Everything that happened (to a name), oldest first."""

@@ -6,12 +6,13 @@ Writers take one lock for their whole transaction, in both databases: what a wri
 from __future__ import annotations
 
 import os
+import sqlite3
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 
@@ -20,11 +21,14 @@ from registry.mounts import network_file_system
 from registry.tables import REVISION
 from registry.wal import into_wal
 
+_T = TypeVar("_T")
 _LOCK = 0x6374756E65
 """Key of the advisory lock of writers in PostgreSQL."""
 _PATIENCE_S = 60
 _AWAY_S = 60.0
 """How long a server that was there may be away, or one may have no room."""
+_LOOKS = 10
+_BETWEEN_LOOKS_S = 0.02
 _PASSING = (
     "too many clients",
     "too many connections",
@@ -32,6 +36,13 @@ _PASSING = (
     "the database system is",
 )
 """In what PostgreSQL says to a newcomer when it is full, starting or stopping."""
+
+
+class _State(NamedTuple):
+    """alone: nobody has the file open to write it. stamp: of the file."""
+
+    alone: bool
+    stamp: tuple[int, ...]
 
 
 class Database:
@@ -74,9 +85,43 @@ class Database:
         """What SQLite finds wrong with its own file, or None."""
         if not self._is_sqlite:
             return None
-        with self.reading() as db:
-            found = str(db.exec_driver_sql("PRAGMA quick_check(1)").scalar())
+        found = self.look(lambda db: str(db.exec_driver_sql("PRAGMA quick_check(1)").scalar()))
         return None if found == "ok" else found
+
+    def look(self, ask: Callable[[sa.Connection], _T]) -> _T:
+        """What `ask` finds in one state of the catalog; it may be asked again, and must change nothing.
+
+        Who may not write reads a file that nobody has open without locks: a look during which a writer came is one at two
+        states, and is taken again.
+        """
+        for left in reversed(range(_LOOKS)):
+            before = self._state()
+            try:
+                with self.reading() as db:
+                    found = ask(db)
+            except RegistryError:
+                if not left or self._state() == before:
+                    raise
+            else:
+                after = self._state()
+                if before == after or (not (before and before.alone) and not (after and after.alone)):
+                    return found
+            time.sleep(_BETWEEN_LOOKS_S)
+        raise RegistryError(
+            f"expected a moment in which nobody writes the catalog {self.file}, which is read-only here, got none in {_LOOKS} "
+            "looks; ask again, or copy the registry to a place of your own"
+        )
+
+    def _state(self) -> _State | None:
+        """Of a file that is only read here: what a change of it would change; None where locks hold writers off."""
+        if not self.read_only or self.file is None:
+            return None
+        try:
+            found = self.file.stat()
+        except OSError:
+            return None
+        wal = self.file.with_name(self.file.name + "-wal").exists()
+        return _State(not wal, (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
@@ -122,23 +167,33 @@ class Database:
             # As in SQLite: a reader sees one moment, a writer what the last one left when the lock became free. No connection
             # is kept: a hundred workers that compute would take all that a server has (100 by default).
             return sa.create_engine(self.url, isolation_level="REPEATABLE READ", poolclass=sa.pool.NullPool)
-        url, arguments = self.url, {"timeout": _PATIENCE_S}
-        if self.read_only and self.file:
-            # Without the right to write, SQLite reads a WAL database only when told that nobody changes it, unless the
-            # files of a living writer are there.
-            alone = not self.file.with_name(self.file.name + "-wal").exists()
-            url = sa.make_url(
-                f"sqlite:///file:{self.file}?mode=ro&uri=true" + ("&immutable=1" if alone else "")
-            )
-        engine = sa.create_engine(url, connect_args=arguments)
-        if not self.read_only:
+        if self.read_only:
+            # A connection for each look: what is true of the file now need not be so at the next.
+            engine = sa.create_engine(self.url, creator=self._read_only, poolclass=sa.pool.NullPool)
+        else:
+            engine = sa.create_engine(self.url, connect_args={"timeout": _PATIENCE_S})
             sa.event.listen(engine, "connect", _on_connect)
         sa.event.listen(engine, "begin", _begin)
         return engine
 
+    def _read_only(self) -> sqlite3.Connection:
+        """Without the right to write, SQLite reads a WAL database only when told that nobody changes it, unless the files of
+        a living writer are there: then it reads what that one has written, with its locks."""
+        state = self._state()
+        how = "mode=ro&immutable=1" if state is None or state.alone else "mode=ro"
+        assert self.file is not None
+        return sqlite3.connect(
+            f"{self.file.as_uri()}?{how}",
+            uri=True,
+            timeout=_PATIENCE_S,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+
     def _revision(self) -> str | None:
         """The form of the tables that are there; None for an empty database."""
-        with self.reading() as db:
+
+        def ask(db: sa.Connection) -> str | None:
             present = set(sa.inspect(db).get_table_names())
             if "alembic_version" not in present:
                 if present & {"records", "versions"}:
@@ -148,6 +203,8 @@ class Database:
                     )
                 return None
             return db.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
+
+        return self.look(ask)
 
     @contextmanager
     def _clear_errors(self) -> Iterator[None]:

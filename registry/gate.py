@@ -17,10 +17,14 @@ import numpy.typing as npt
 from registry.errors import GateError
 from registry.records import EvaluationRecord
 
+METRICS = ("dice", "nsd")
+"""What a gate can look at: shares in [0, 1] that are better when they are more, so that a margin means a fall."""
+
 
 @dataclass(frozen=True)
 class Gate:
-    """margin: the fall of a class's mean that is accepted. confidence: one-sided. samples: draws of the bootstrap."""
+    """metric: one of METRICS. margin: the fall of a class's mean that is accepted. confidence: one-sided. samples: draws of the
+    bootstrap. Raises GateError for another metric: one that is better when it is less would let every fall pass."""
 
     metric: str = "dice"
     margin: float = 0.02
@@ -28,6 +32,13 @@ class Gate:
     samples: int = 10_000
     seed: int = 0
     least_cases: int = 5
+
+    def __post_init__(self) -> None:
+        if self.metric not in METRICS:
+            raise GateError(
+                f"expected a gate on {' or '.join(METRICS)}, got {self.metric!r}; a fall of other scores cannot be told by a margin: "
+                "choose one of them"
+            )
 
 
 @dataclass(frozen=True)
@@ -106,9 +117,14 @@ def _table(evaluation: EvaluationRecord, metric: str) -> dict[str, dict[str, flo
 def _score(row: Mapping[str, Any], metric: str) -> float:
     if metric not in row:
         raise GateError(
-            f"expected scores named {metric!r}, got {', '.join(sorted(map(str, row)))}; name one of those"
+            f"expected scores named {metric!r}, got {', '.join(sorted(map(str, row)))}; evaluate both models again"
         )
-    return 1.0 if row[metric] is None else float(row[metric])
+    score = 1.0 if row[metric] is None else row[metric]
+    if not isinstance(score, int | float) or not -1e-6 <= score <= 1 + 1e-6:
+        raise GateError(
+            f"expected {metric} of {row['class_name']} in {row['case_id']} in [0, 1], got {score!r}; evaluate both models again"
+        )
+    return float(score)
 
 
 def _draws(cases: int, gate: Gate) -> npt.NDArray[np.float64]:

@@ -1,7 +1,7 @@
 """Push to and pull from a mirror: a folder or any fsspec URL that holds versions of models without a database.
 
 blobs/sha256/ab/abcd...    records and weights, as in a registry
-refs/NAME/3.json           the manifest of NAME:3, written last; it never changes afterwards
+refs/NAME/3.json           the manifest of NAME:3, written last; afterwards it only gains evaluations
 Only what is missing travels; a transfer that was cut off goes on where it stopped.
 """
 
@@ -15,7 +15,7 @@ from registry.errors import ExistsError, InvalidNameError, NotFoundError
 from registry.folder import FolderStore
 from registry.names import Reference, check_name, parse
 from registry.node_cache import NodeCache
-from registry.parcel import Manifest, Moved, pack, read_manifest, take_in
+from registry.parcel import Manifest, Moved, join, pack, read_manifest, take_in
 from registry.store import Store
 
 if TYPE_CHECKING:
@@ -41,7 +41,10 @@ def open_store(where: str | Path, cache: NodeCache | None = None) -> Store:
 def push(
     registry: Registry, url: str | Path, references: Sequence[str] = (), on_moved: OnMoved = lambda *_: None
 ) -> list[Moved]:
-    """Send versions (by default all) to a mirror. Raises ExistsError when a version means something else there."""
+    """Send versions (by default all) to a mirror; what others have added to them there stays.
+
+    Raises ExistsError when a version means something else there, and what ``pull`` would raise for what others have added.
+    """
     mirror = open_store(url)
     mirror.sweep(_LEFT_BEHIND_S)
     wanted = list(references) or [str(version) for version in registry.versions()]
@@ -90,8 +93,9 @@ def _spelled_out(registry: Registry, references: Sequence[str]) -> list[str]:
 def _send(registry: Registry, mirror: Store, reference: str) -> Moved:
     manifest, blobs = pack(registry, reference)
     ref = f"{manifest.name}/{manifest.version}.json"
-    there = mirror.read_ref(ref)
-    if there is not None and read_manifest(there, mirror.where).model != manifest.model:
+    found = mirror.read_ref(ref)
+    there = None if found is None else read_manifest(found, f"{mirror.where}/refs/{ref}")
+    if there is not None and there.model != manifest.model:
         raise ExistsError(
             f"expected {reference} to be free or the same in {mirror.where}, it is another model there; a version never "
             "changes: register yours under another name"
@@ -108,9 +112,10 @@ def _send(registry: Registry, mirror: Store, reference: str) -> Moved:
             assert row is not None
             mirror.write(carried.digest, [row.body])
             sent += 1
-    # Evaluations come later than their model: a manifest may gain records, its model stays.
-    if there != manifest.encode():
-        mirror.write_ref(ref, manifest.encode())
+    # Evaluations come later than their model, from whoever made them: a manifest gains records and loses none.
+    joined = manifest if there is None else join(registry, there, manifest, mirror.read, mirror.where)
+    if joined != there:
+        mirror.write_ref(ref, joined.encode())
     return Moved(manifest.name, manifest.version, manifest.model, sent, count, size)
 
 

@@ -1,4 +1,4 @@
-"""What may be a name, and what a reference means: ``NAME``, ``NAME:VERSION``, ``NAME@ALIAS``, ``sha256:...``."""
+"""What may be a name or a class, and what a reference means: ``NAME``, ``NAME:VERSION``, ``NAME@ALIAS``, ``sha256:...``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from registry.errors import InvalidNameError
 
 LONGEST = 128
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
+_CLASS = re.compile(r"[a-z0-9](?:[a-z0-9_]{0,62}[a-z0-9])?")
 _DIGEST = re.compile(r"sha256:([0-9a-f]{8,64})")
 
 
@@ -53,6 +54,19 @@ def _why_not(name: str) -> str:
     if name != name.lower():
         return "capitals are not told apart everywhere"
     return f"{next((c for c in name if not _NAME.fullmatch('a' + c)), name[0])!r} may not stand there"
+
+
+def check_class(name: str, where: str) -> str:
+    """The name of a class itself. Raises InvalidNameError; `where` says whose class it is.
+
+    As ctune writes classes: they become the names of files wherever a model predicts.
+    """
+    if not _CLASS.fullmatch(name):
+        raise InvalidNameError(
+            f"expected a class of 1 to 64 of a-z, 0-9 and '_' that starts and ends with a letter or digit in {where}, got "
+            f"{name[:40]!a}; rename the class where the model was made, and do not trust a model from elsewhere that has it"
+        )
+    return name
 
 
 def check_text(text: str, what: str = "note") -> str:

@@ -1,7 +1,7 @@
 """What travels between registries: a version with all it is made of, in an archive or by way of a mirror.
 
-A manifest lists the records, each after what it needs. Nothing in it is trusted: names are checked, every record and blob
-must be the bytes of its digest, and all that a record needs must have come along or be here.
+A manifest lists the records, each after what it needs. Nothing in it is trusted: names and classes are checked, every record
+and blob must be the bytes of its digest, and all that a record needs must have come along or be here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from registry.errors import ArchiveError, InvalidNameError
 from registry.fit import check_fit
 from registry.graph import closure
 from registry.names import check_name, check_text, parse
-from registry.records import AnyRecord, Digest, blobs_of, read_record, records_of, subject_of
+from registry.records import AnyRecord, Digest, blobs_of, check_classes, read_record, records_of, subject_of
 from registry.rows import Row, Version, now
 from registry.weights import check_weights
 
@@ -122,28 +122,23 @@ def take_in(
 
     Only what is missing or damaged here is fetched. `seen` spares blobs that were looked at already. A version keeps its
     number; under `rename` too. Raises ExistsError when that number is another model here, ArchiveError when the parcel
-    lacks something, IntegrityError when its bytes are wrong.
+    lacks something, IntegrityError when its bytes are wrong, InvalidNameError for a class that cannot be one.
     """
-    records: dict[str, AnyRecord] = {}
+    bodies, records = _read(registry, manifest, fetch, origin)
     rows: list[Row] = []
     for carried in manifest.records:
-        known = registry.catalog.record(carried.digest)
-        body = known.body if known else _record_bytes(fetch(carried.digest), carried.digest, origin)
-        record = records[carried.digest] = read_record(body, carried.digest)
+        record = records[carried.digest]
         rows.append(
             Row(
                 carried.digest,
                 record.kind,
                 subject_of(record),
-                body,
+                bodies[carried.digest],
                 carried.measured,
                 carried.created,
                 now(),
             )
         )
-    _must_be_whole(manifest, records, origin)
-    for record in records.values():
-        check_fit(record, records.get)
     blobs, size = _fetch_blobs(registry, records, fetch, origin, set() if seen is None else seen)
     version = _version(manifest, rename)
     known_before = sum(registry.catalog.record(row.digest) is not None for row in rows)
@@ -162,6 +157,35 @@ def take_in(
         blobs,
         size,
     )
+
+
+def join(registry: Registry, there: Manifest, here: Manifest, fetch: Fetch, origin: str) -> Manifest:
+    """The manifest that lies in `origin` with the records of `here` that it lacks; it loses none, and both are of one version.
+
+    What only others know is looked at as in ``take_in``, and raises the same: nobody should carry on what nobody can take in.
+    """
+    known = {carried.digest for carried in there.records}
+    gained = tuple(carried for carried in here.records if carried.digest not in known)
+    joined = there.model_copy(update={"records": (*there.records, *gained)})
+    _read(registry, joined, fetch, origin)
+    return joined
+
+
+def _read(
+    registry: Registry, manifest: Manifest, fetch: Fetch, origin: str
+) -> tuple[dict[str, bytes], dict[str, AnyRecord]]:
+    """The records of a manifest, as bytes and read: each what its digest says, whole together, and fitting each other."""
+    bodies: dict[str, bytes] = {}
+    records: dict[str, AnyRecord] = {}
+    for digest in (carried.digest for carried in manifest.records):
+        known = registry.catalog.record(digest)
+        bodies[digest] = known.body if known else _record_bytes(fetch(digest), digest, origin)
+        records[digest] = read_record(bodies[digest], digest)
+        check_classes(records[digest], origin)
+    _must_be_whole(manifest, records, origin)
+    for record in records.values():
+        check_fit(record, records.get)
+    return bodies, records
 
 
 def _version(manifest: Manifest, rename: str | None) -> Version | None:

@@ -4,6 +4,9 @@ catalog = "postgresql://host/models"     an SQLAlchemy URL; passwords belong int
 blobs = "s3://bucket/models"             a folder or any fsspec URL
 cache = "/scratch/ctune"                 where each machine keeps blobs of a URL; "" keeps none
 cache_gb = 10
+
+``blobs`` and an SQLite ``catalog`` that are no whole paths begin in the registry's folder, wherever it is opened from; ``~`` is
+the user's own.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from registry.errors import RegistryError
 from registry.node_cache import LIMIT_GB, NodeCache, default_folder
 
 FILE = "registry.toml"
+_SQLITE = "sqlite:///"
 
 
 class Places(BaseModel):
@@ -37,13 +41,31 @@ class Places(BaseModel):
 
 
 def read_places(root: Path) -> Places:
-    """What ``registry.toml`` in `root` says. Raises RegistryError for anything but the lines above."""
+    """What ``registry.toml`` in `root` says, with whole paths. Raises RegistryError for anything but the lines above."""
     file = root / FILE
     if not file.exists():
         return Places()
     try:
-        return Places.model_validate(tomllib.loads(file.read_text(encoding="utf-8")))
+        said = Places.model_validate(tomllib.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, ValidationError) as error:
         raise RegistryError(
             f"expected `catalog`, `blobs` and `cache` as text, `cache_gb` as a number in {file}, got: {' '.join(str(error).split())[:200]}; correct the file"
         ) from None
+    return said.model_copy(
+        update={"blobs": _folder(root, said.blobs), "catalog": _catalog(root, said.catalog)}
+    )
+
+
+def _folder(root: Path, text: str | None) -> str | None:
+    """A folder as a whole path; a URL as it is."""
+    if not text or "://" in text or "::" in text:
+        return text
+    return str(root.absolute() / Path(text).expanduser())
+
+
+def _catalog(root: Path, text: str | None) -> str | None:
+    """The URL of an SQLite file with its whole path; any other as it is."""
+    file = (text or "").removeprefix(_SQLITE)
+    if not text or file in ("", text) or file.startswith((":memory:", "file:")):
+        return text
+    return f"{_SQLITE}{_folder(root, file)}"

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from registry.errors import IntegrityError, RegistryError
+from registry.names import check_class
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 """sha256 in hexadecimal."""
@@ -174,6 +175,21 @@ def history_of(record: AnyRecord) -> tuple[str, ...]:
     if isinstance(record, HeadRecord):
         return (record.parent,) if record.parent else ()
     return record.parents if isinstance(record, BaseRecord | ModelRecord) else ()
+
+
+def classes_of(record: AnyRecord) -> tuple[str, ...]:
+    """The names of classes in a record; those of an evaluation are words beside its numbers."""
+    if isinstance(record, BaseRecord):
+        return record.classes
+    if isinstance(record, HeadRecord):
+        return (record.class_name, *(used.class_name for used in record.annotations))
+    return tuple(record.heads) if isinstance(record, ModelRecord) else ()
+
+
+def check_classes(record: AnyRecord, where: str) -> None:
+    """Raise InvalidNameError unless every class of a record, which lies in `where`, has a name that a class can have."""
+    for name in classes_of(record):
+        check_class(name, f"the {record.kind} in {where}")
 
 
 def subject_of(record: AnyRecord) -> str | None:

@@ -30,6 +30,7 @@ from registry.records import (
     ModelRecord,
     blobs_of,
     canonical,
+    check_classes,
     digest_of,
     read_record,
     records_of,
@@ -109,8 +110,10 @@ class Registry:
 
         `measured` is kept beside it (seconds, device): it is no part of its identity. With `name` a model becomes the next
         version of that name, see ``add_version``. Raises IntegrityError when something that the record needs is not here,
-        WeightsError when its weights are not safetensors, MismatchError when its parts do not belong together.
+        WeightsError when its weights are not safetensors, MismatchError when its parts do not belong together,
+        InvalidNameError for a class that cannot be one.
         """
+        check_classes(record, "what is to be registered")
         for blob in blobs_of(record):
             self.must_hold([blob])
             what = f"the weights sha256:{blob[:12]} of a {record.kind}"
@@ -151,9 +154,14 @@ class Registry:
         return [record for record in found if isinstance(record, EvaluationRecord)]
 
     def load(self, reference: str) -> Loaded:
-        """The model that a reference means, with its parts. Raises MismatchError when they do not belong together."""
+        """The model that a reference means, with its parts.
+
+        Raises MismatchError when they do not belong together, InvalidNameError for a class that cannot be one.
+        """
         digest = self.resolve(reference)
         record = self._model(digest)
+        # Of a registry that an earlier version filled: it did not look when it took a model in.
+        check_classes(record, f"sha256:{digest[:12]}")
         check_fit(record, self.known)
         base = self.record_of(record.base)
         heads = {name: self.record_of(head) for name, head in record.heads.items()}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from registry.catalog import Catalog
-from registry.errors import IntegrityError
+from registry.errors import IntegrityError, InvalidNameError
 from registry.fit import misfits
 from registry.records import (
     AnyRecord,
@@ -14,6 +14,7 @@ from registry.records import (
     EventRecord,
     HeadRecord,
     blobs_of,
+    check_classes,
     digest_of,
     read_record,
     records_of,
@@ -66,6 +67,7 @@ def verify(store: Store, catalog: Catalog, fingerprint_of: FingerprintOf | None 
     for digest, record in read.items():
         problems += _missing(digest, record, read, present)
         problems += [f"{record.kind} sha256:{digest[:12]}: {text}" for text in misfits(record, read.get)]
+        problems += _bad_classes(digest, record)
         problems += _bad_weights(store, record, present - damaged.keys(), fingerprint_of)
     problems += _names(now, read)
     problems += _history(now)
@@ -110,6 +112,13 @@ def _missing(
     for need in records_of(record):
         if need not in read:
             yield f"{record.kind} sha256:{digest[:12]}: needs the record sha256:{need[:12]}, which is missing"
+
+
+def _bad_classes(digest: str, record: AnyRecord) -> Iterator[str]:
+    try:
+        check_classes(record, f"sha256:{digest[:12]}")
+    except InvalidNameError as error:
+        yield str(error)
 
 
 def _bad_weights(

@@ -31,11 +31,14 @@ def check_weights(chunks: Iterable[bytes], size: int, what: str) -> None:
     try:
         header = json.loads(data[8 : 8 + length])
         ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        last = max(ends, default=0)
+        if not all(type(end) is int for end in ends):
+            raise TypeError("an offset is a whole number")
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
         raise _not_safetensors(what, data) from None
-    if 8 + length + max(ends, default=0) != size:
+    if 8 + length + last != size:
         raise WeightsError(
-            f"expected {what} to be {8 + length + max(ends, default=0)} bytes as its header says, got {size}; "
+            f"expected {what} to be {8 + length + last} bytes as its header says, got {size}; "
             "save it again with safetensors"
         )
 

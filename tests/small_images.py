@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import nibabel as nib
@@ -66,3 +68,26 @@ def write_series(folder: Path, hu: np.ndarray, axes: np.ndarray, origin: tuple[f
         one.PixelData = np.ascontiguousarray((hu[:, :, k] + 1000).T.astype("<i2")).tobytes()
         # Names in an order that has nothing to do with that of the slices.
         one.save_as(folder / f"{(7 * k) % 11:02d}_{k}", enforce_file_format=True)
+
+
+def deflate(path: Path, more: bytes = b"", zeros: int = 0) -> None:
+    """Write a DICOM file anew with its data set deflated; `more` bytes and then `zeros` stand at its end."""
+    import pydicom
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+    image = pydicom.dcmread(path)
+    image.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    image.save_as(path, enforce_file_format=True)
+    data = path.read_bytes()
+    start = 144 + int(pydicom.filereader.read_file_meta_info(path).FileMetaInformationGroupLength)
+    packed = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    parts = [packed.compress(zlib.decompress(data[start:], -zlib.MAX_WBITS) + more)]
+    parts += [packed.compress(bytes(2**20)) for _ in range(zeros // 2**20)]
+    path.write_bytes(data[:start] + b"".join(parts) + packed.flush())
+
+
+def a_bomb(folder: Path, size: int) -> None:
+    """A CT series of two slices of a few kilobytes; each holds `size` bytes of nothing in an element of its own."""
+    write_series(folder, np.zeros((8, 8, 2), int), np.diag([1.0, 1, 1]), (0, 0, 0))
+    for path in folder.iterdir():
+        deflate(path, struct.pack("<HH2sHI", 0x7FE1, 0x1010, b"OB", 0, size), size)

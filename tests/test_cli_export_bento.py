@@ -17,7 +17,7 @@ import pytest
 import small_serve as small
 
 from ctune.errors import ModelError, UsageError
-from ctune.serve.bento import INCLUDE
+from ctune.serve.bento import INCLUDE, _copy_sources
 from ctune.serve.bento_app import settings_of
 from ctune.serve.exported import FolderSource
 from registry import Registry
@@ -80,10 +80,10 @@ def test_a_bento_has_an_explicit_version_refers_to_its_model_and_holds_no_traini
         "ctune/tune.py",
         "ctune/losses.py",
         "ctune/compositions.py",
-        "registry",
         "cli",
     ):
         assert not any(path.startswith(name) for path in here), name
+    assert [path for path in here if path.startswith("registry")] == ["registry/wal.py"]
     assert not any("*" in name and "*" not in name.rsplit("/", 1)[1] for name in INCLUDE)
 
 
@@ -103,6 +103,27 @@ def test_bentoml_serves_it_with_the_whole_api(made: Served, url: str, tmp_path: 
         assert "ctune_requests_total" in client.get("/metrics").text
         assert client.get("/readyz").status_code == client.get("/livez").status_code == 200
     assert "path=" not in (made.root / "log").read_text(), "BentoML's own log of requests is off"
+
+
+_ALONE = """
+import sys
+root, here = sys.argv[1:]
+sys.meta_path = [finder for finder in sys.meta_path if "editable" not in str(finder).lower()]
+sys.path = [here, *(path for path in sys.path if path not in ("", root))]
+import ctune.serve.bento_app
+found = {name: module.__file__ for name, module in sys.modules.items() if name.startswith(("ctune.", "registry."))}
+assert all(file is None or file.startswith(here) for file in found.values()), found
+assert "registry.wal" in found and "sqlalchemy" not in sys.modules
+"""
+
+
+def test_the_sources_of_a_bento_are_all_that_it_imports(tmp_path: Path) -> None:
+    """Beside this checkout a Bento finds what it lacks; in a container it does not start."""
+    _copy_sources(tmp_path)
+    root = Path(__file__).resolve().parents[1]
+    words = (sys.executable, "-c", _ALONE, str(root), str(tmp_path))
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_bento_is_never_written_over(made: Served) -> None:

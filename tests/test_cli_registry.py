@@ -113,6 +113,11 @@ def test_a_gate_that_says_no_ends_with_exit_code_3(home: Path) -> None:
     assert code == 3 and "liver 0.900 -> 0.500" in err
     assert json.loads(out)["error"]["type"] == "GateError"
     assert made.aliases("small")["small", "gated"] == 1
+    for metric in ("hd95_mm", "outcome"):
+        code, _, err = ctune(home, "promote", "small:2", "--to", "gated", "--metric", metric)
+        assert (
+            code == 3 and f"expected a gate on dice or nsd, got '{metric}'" in err and "Traceback" not in err
+        )
 
 
 def test_what_is_refused_ends_with_its_code_and_one_line(home: Path, tmp_path: Path) -> None:

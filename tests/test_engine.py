@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import gzip
+import json
 import os
 import weakref
 from pathlib import Path
@@ -21,7 +22,7 @@ from small_network import config, network
 from ctune.config import Inference, Preprocessing
 from ctune.data.gzip_blocks import GzipBlocks, pack, packed_zeros
 from ctune.data.preprocess import to_network, to_source
-from ctune.errors import DataError, ModelError
+from ctune.errors import DataError, ModelError, UnknownClassError
 from ctune.inference.behind import Behind, ahead
 from ctune.inference.blocks import Inverse
 from ctune.inference.clock import Clock
@@ -262,6 +263,27 @@ def test_the_same_case_gives_the_same_bytes_and_a_finished_one_is_left_alone(tmp
     assert (tmp_path / "c" / "probabilities.nii.gz").exists(), "less than asked for is done again"
     predict_jobs(runtime, [job(tmp_path / "a", case)], made, model="another")
     assert (tmp_path / "a" / "c" / "liver.nii.gz").stat().st_mtime_ns != stamp
+
+
+@pytest.mark.parametrize("wanted", [Wanted(), Wanted(labels=True)])
+@pytest.mark.parametrize("name", ["../victim/liver", "a/liver", ""])
+def test_no_class_is_written_outside_its_folder(tmp_path: Path, name: str, wanted: Wanted) -> None:
+    (tmp_path / "victim").mkdir()
+    runtime = ArrayRuntime(lambda windows: np.ones((len(windows), 1, *windows.shape[2:]), np.float32), [name])
+    with pytest.raises(UnknownClassError, match="expected classes that can be names of files, got "):
+        predict_jobs(runtime, [job(tmp_path, noise((16, 16, 16)))], config(), model="m", wanted=wanted)
+    assert [path.name for path in tmp_path.iterdir()] == ["victim"] and not list(tmp_path.glob("victim/*"))
+
+
+def test_an_earlier_prediction_that_somebody_wrote_removes_nothing_outside(tmp_path: Path) -> None:
+    made, jobs = config(), [job(tmp_path, noise((16, 16, 16)))]
+    runtime, about = TorchRuntime(NET, None, made.inference), tmp_path / "c" / "prediction.json"
+    predict_jobs(runtime, jobs, made, model="m")
+    (tmp_path / "ct.nii.gz").write_bytes(b"of somebody else")
+    about.write_text(json.dumps({**json.loads(about.read_text()), "classes": ["../ct", ""]}))
+    predict_jobs(runtime, jobs, made, model="another")
+    assert json.loads(about.read_text())["model"] == "another"
+    assert (tmp_path / "ct.nii.gz").read_bytes() == b"of somebody else"
 
 
 def test_what_cannot_be_read_is_named_and_what_breaks_leaves_nothing_half_written(tmp_path: Path) -> None:

@@ -12,7 +12,14 @@ import small_registry as small
 
 from registry import Registry
 from registry.archive import MANIFEST, export, import_archive
-from registry.errors import ArchiveError, ExistsError, IntegrityError, RegistryError, WeightsError
+from registry.errors import (
+    ArchiveError,
+    ExistsError,
+    IntegrityError,
+    InvalidNameError,
+    RegistryError,
+    WeightsError,
+)
 from registry.mirror import open_store, pull, push
 from registry.records import canonical, digest_of
 from registry.rows import Row
@@ -107,6 +114,41 @@ def test_a_hostile_member_is_refused_before_anything_is_written(
     assert empty(there) and sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize(
+    "organ",
+    ["../../../../victim/liver", "/tmp/liver", "Liver", "", "_liver", "l\u200biver", "liver.nii", "a" * 65],
+)
+def test_a_class_that_could_be_a_path_is_refused_before_anything_is_written(
+    here: Registry, there: Registry, tmp_path: Path, organ: str
+) -> None:
+    """Files are named after classes wherever a model predicts, and a mask in a zip is unpacked by others."""
+    file_evil(here, organ)
+    export(here, "evil", tmp_path / "evil.tar")
+    with pytest.raises(
+        InvalidNameError, match=r"expected a class of 1 to 64 of a-z.* in the head in .*evil.tar, got"
+    ):
+        import_archive(there, tmp_path / "evil.tar", actor="ada")
+    push(here, tmp_path / "mirror", ["evil"])
+    with pytest.raises(InvalidNameError, match="do not trust a model from elsewhere"):
+        pull(there, tmp_path / "mirror", actor="ada")
+    assert empty(there) and not there.catalog.records()
+    # One that is here already is found by a look, and never served.
+    assert [f"sha256:{here.resolve('evil')[:12]}" in line for line in here.verify().problems] == [False, True]
+    with pytest.raises(InvalidNameError, match=r"in the model in sha256:.*, got"):
+        here.load("evil")
+
+
+def file_evil(registry: Registry, organ: str) -> None:
+    """The model `evil` with a head of `organ`, filed as a program that does not look would file it."""
+    loaded = registry.load("abdomen:1")
+    head = loaded.heads["liver"].model_copy(update={"class_name": organ})
+    model = loaded.record.model_copy(update={"heads": {organ: digest_of(canonical(head))}})
+    for record, subject in ((head, organ), (model, None)):
+        body = canonical(record)
+        registry.catalog.add_record(Row(digest_of(body), record.kind, subject, body, {}, "2024", "2024"))
+    registry.add_version("evil", digest_of(canonical(model)))
+
+
 def pickle_bomb(marker: Path) -> bytes:
     """A pickle, put together by hand, that makes the folder `marker` when somebody loads it: os.mkdir(marker)."""
     path = str(marker).encode()
@@ -185,6 +227,42 @@ def test_only_what_is_missing_travels_to_a_mirror(here: Registry, there: Registr
     pull(there, mirror, actor="ada")
     assert [str(version) for version in there.versions()] == ["abdomen:1", "abdomen:2"]
     assert there.verify().clean
+
+
+def test_evaluations_of_others_stay_in_a_mirror(here: Registry, there: Registry, tmp_path: Path) -> None:
+    mirror, ref = tmp_path / "mirror", tmp_path / "mirror" / "refs" / "abdomen" / "1.json"
+    push(here, mirror, ["abdomen:1"])
+    pull(there, mirror, actor="ada")
+    model = here.resolve("abdomen:1")
+    theirs = small.evaluate(there, model, {"liver": [0.9, 0.8]})
+    push(there, mirror)
+    before = ref.stat().st_ino
+    assert push(here, mirror, ["abdomen:1"])[0].records == 0
+    assert ref.stat().st_ino == before, "nothing was gained, nothing is written"
+    ours = small.evaluate(here, model, {"liver": [0.7, 0.6]})
+    assert push(here, mirror, ["abdomen:1"])[0].records == 1
+    third = Registry.open(tmp_path / "third")
+    pull(third, mirror, actor="ada")
+    assert {row.digest for row in third.catalog.records("evaluation")} == {ours, theirs}
+    assert third.verify().clean
+
+
+def test_what_others_added_to_a_mirror_is_looked_at_before_it_is_carried_on(
+    here: Registry, there: Registry, tmp_path: Path
+) -> None:
+    mirror = tmp_path / "mirror"
+    push(here, mirror, ["abdomen:1"])
+    pull(there, mirror, actor="ada")
+    theirs = small.evaluate(there, here.resolve("abdomen:1"), {"liver": [0.9, 0.8]})
+    push(there, mirror)
+    small.evaluate(here, here.resolve("abdomen:1"), {"liver": [0.7, 0.6]})
+    path, ref = mirror / "blobs" / "sha256" / theirs[:2] / theirs, mirror / "refs" / "abdomen" / "1.json"
+    before = ref.read_bytes()
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes().replace(b"0.9", b"1.0"))
+    with pytest.raises(IntegrityError, match=f"expected the record sha256:{theirs[:12]}, got bytes of"):
+        push(here, mirror, ["abdomen:1"])
+    assert ref.read_bytes() == before
 
 
 def test_a_mirror_that_holds_another_model_under_the_version_is_left_alone(

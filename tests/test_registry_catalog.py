@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 import small_registry as small
+import sqlalchemy as sa
 
-from registry import Registry
+from registry import Registry, database
 from registry.errors import (
     IntegrityError,
     NetworkFileSystemWarning,
@@ -22,6 +23,7 @@ from registry.errors import (
     RegistryError,
 )
 from registry.mounts import network_file_system
+from registry.places import read_places
 
 OLD = """
 CREATE TABLE records (digest VARCHAR(64) PRIMARY KEY, kind VARCHAR(16) NOT NULL, subject VARCHAR, body BLOB NOT NULL,
@@ -251,6 +253,27 @@ def test_places_are_read_from_the_registry_itself(tmp_path: Path) -> None:
         Registry.open(tmp_path)
 
 
+def test_places_begin_in_the_registrys_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever opens it, wherever from."""
+    root = tmp_path / "registry"
+    (root / "elsewhere").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for catalog, blobs, at in (
+        ("sqlite:///elsewhere/models.db", "weights", root / "weights"),
+        ("sqlite:///elsewhere/models.db", "../beside", tmp_path / "beside"),
+        (f"sqlite:///{root}/elsewhere/models.db", "~/far", tmp_path / "home" / "far"),
+    ):
+        (root / "registry.toml").write_text(f'catalog = "{catalog}"\nblobs = "{blobs}"\n')
+        for cwd in (tmp_path, root / "elsewhere"):
+            monkeypatch.chdir(cwd)
+            opened = Registry.open(Path(os.path.relpath(root)))
+            digest = opened.put(blobs.encode())
+            assert (at / "blobs" / "sha256" / digest[:2] / digest).exists()
+            assert opened.catalog.database.file == root / "elsewhere" / "models.db"
+    (root / "registry.toml").write_text('blobs = "memory://weights"\ncatalog = "sqlite:///:memory:"\n')
+    assert (read_places(root).blobs, read_places(root).catalog) == ("memory://weights", "sqlite:///:memory:")
+
+
 def test_a_folder_that_may_not_be_written_is_read(tmp_path: Path) -> None:
     small.rounds(Registry.open(tmp_path), count=1)
     tmp_path.chmod(0o555)
@@ -280,6 +303,87 @@ def test_a_folder_that_may_not_be_written_is_read(tmp_path: Path) -> None:
         first.startswith("expected to write the catalog") and "read-only here; nothing was changed" in first
     )
     assert "got: no permission; nothing half-written was left" in second
+
+
+@pytest.fixture
+def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
+    """A registry of two versions, the first in production, that is open in a process that may not write."""
+    root = tmp_path / "a #1 100%"
+    writer = Registry.open(root)
+    small.rounds(writer, count=2)
+    writer.set_alias("abdomen", "production", 1)
+    gone(writer)
+    with monkeypatch.context() as nobody:
+        nobody.setattr(database, "_may_write", lambda _: False)
+        reader = Registry.open(root)
+    assert reader.catalog.database.read_only and str(reader.catalog.version("abdomen")) == "abdomen:2"
+    return reader
+
+
+def gone(registry: Registry) -> None:
+    """Close it; the last one takes what SQLite has beside the file with it."""
+    registry.catalog.database.engine.dispose()
+
+
+def beside(registry: Registry) -> list[str]:
+    file = registry.catalog.database.file
+    assert file is not None
+    return sorted(path.name.removeprefix(file.name) for path in file.parent.glob(f"{file.name}-*"))
+
+
+def test_who_may_only_read_sees_what_others_write(reader: Registry) -> None:
+    def seen() -> tuple[int, int]:
+        return reader.catalog.version("abdomen", 1).version, reader.aliases()["abdomen", "production"]
+
+    file = reader.catalog.database.file
+    assert file is not None and seen() == (1, 1) and beside(reader) == []
+    writer = Registry.open(file.parent)
+    for version in (2, 1, 2):
+        writer.set_alias("abdomen", "production", version)
+        assert beside(reader) == ["-shm", "-wal"] and seen() == (1, version), "while the writer is there"
+    gone(writer)
+    assert beside(reader) == [] and seen() == (1, 2), "after it has gone"
+    # So much that every page of the file is another one.
+    for number in range(300):
+        writer.set_alias("abdomen", f"x{number}", 2)
+    gone(writer)
+    assert seen() == (1, 2) and len(reader.aliases()) == 301 and len(reader.events()) == 304 + 2
+    assert reader.verify().clean
+
+
+def test_a_look_during_which_a_writer_came_is_taken_again(reader: Registry) -> None:
+    file, asked = reader.catalog.database.file, []
+    assert file is not None
+
+    def ask(db: sa.Connection) -> int:
+        asked.append(db.execute(sa.text("SELECT version FROM aliases")).scalar())
+        if len(asked) == 1:
+            writer = Registry.open(file.parent)
+            writer.set_alias("abdomen", "production", 2)
+            gone(writer)
+        if len(asked) == fail:
+            raise sa.exc.DatabaseError("", (), sqlite3.DatabaseError("database disk image is malformed"))
+        return int(asked[-1])
+
+    fail = 1
+    assert reader.catalog.database.look(ask) == 2 and asked == [1, 2]
+    fail = 3
+    with pytest.raises(IntegrityError, match="malformed; restore it from a backup"):
+        reader.catalog.database.look(ask)
+    assert len(asked) == 3, "nobody came: it is so"
+
+
+def test_a_reader_who_never_gets_a_moment_is_told(reader: Registry) -> None:
+    file = reader.catalog.database.file
+    assert file is not None
+
+    def ask(_: sa.Connection) -> None:
+        os.utime(file)
+
+    with pytest.raises(
+        RegistryError, match=r"expected a moment in which nobody writes the catalog .*; ask again"
+    ):
+        reader.catalog.database.look(ask)
 
 
 MOUNTS = """/dev/vda / ext4 rw 0 0

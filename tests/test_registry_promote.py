@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import small_registry as small
 
-from registry import ModelRecord, Registry
+from registry import EvaluationRecord, ModelRecord, Registry
 from registry.archive import export
 from registry.card import card
 from registry.errors import GateError, InvalidNameError, MismatchError, NotFoundError, RegistryError
@@ -89,6 +89,28 @@ def test_too_few_cases_say_nothing(registry: Registry) -> None:
     pair = [registry.evaluations(d)[-1] for d in (first, third)]
     with pytest.raises(GateError, match=r"expected at least 5 cases .* got 3"):
         judge(pair[0], pair[1])
+
+
+@pytest.mark.parametrize("metric", ["hd95_mm", "outcome", "truth_voxels", ""])
+def test_a_gate_looks_at_shares_that_are_better_when_more(metric: str) -> None:
+    """From 3 mm to 40 mm no HD95 falls."""
+    with pytest.raises(
+        GateError, match=f"expected a gate on dice or nsd, got '{metric}'; .* choose one of them"
+    ):
+        Gate(metric)
+    assert Gate("nsd").metric == "nsd"
+
+
+@pytest.mark.parametrize("value", ["found", float("nan"), 12.5, -0.5, [0.9]])
+def test_a_score_that_is_no_share_is_told(value: Any) -> None:
+    rows = tuple({"class_name": "liver", "case_id": f"c{i}", "dice": value} for i in range(5))
+    bad = EvaluationRecord(
+        model="a" * 64, split="test", data={f"c{i}": "1" for i in range(5)}, scores=rows, summary={}
+    )
+    with pytest.raises(
+        GateError, match=r"expected dice of liver in c0 in \[0, 1\], got .*; evaluate both models again"
+    ):
+        judge(bad, bad)
 
 
 def test_rollback_goes_back_step_by_step(registry: Registry) -> None:

@@ -72,6 +72,32 @@ def test_a_record_of_another_version_is_told() -> None:
         read_record(data, ZERO)
 
 
+def test_a_class_has_a_name_that_can_be_a_files(tmp_path: Path) -> None:
+    registry = Registry.open(tmp_path)
+    on = small.base(registry)
+    head = registry.record_of(small.head(registry, on, "liver", 1, cases=["a"]))
+    base = registry.record_of(on)
+    assert isinstance(head, HeadRecord) and isinstance(base, BaseRecord)
+    used = head.annotations[0].model_copy(update={"class_name": "a/b"})
+    before = registry.verify()
+    for record, got in (
+        (
+            head.model_copy(update={"class_name": "../liver"}),
+            "in the head in what is to be registered, got '../liver'",
+        ),
+        (head.model_copy(update={"annotations": (used,)}), "got 'a/b'"),
+        (
+            base.model_copy(update={"classes": ("liver", "Left Kidney")}),
+            "in the base in .*, got 'Left Kidney'",
+        ),
+        (ModelRecord(base=on, heads={"": ZERO}), "in the model in .*, got ''"),
+    ):
+        with pytest.raises(InvalidNameError, match=got) as caught:
+            registry.register(record)
+        assert "rename the class" in str(caught.value)
+    assert registry.verify() == before
+
+
 def test_the_same_again_adds_nothing(tmp_path: Path) -> None:
     registry = Registry.open(tmp_path)
     on = small.base(registry)
@@ -142,6 +168,12 @@ def test_what_a_record_needs_comes_first(tmp_path: Path) -> None:
         registry.add_version("abdomen", on)
 
 
+def _with_offsets(offsets: str) -> bytes:
+    """A header of one tensor of a byte, and the byte."""
+    header = f'{{"v": {{"data_offsets": [0, 1]}}, "w": {{"data_offsets": {offsets}}}}}'.encode()
+    return len(header).to_bytes(8, "little") + header + b"x"
+
+
 PICKLE = b"\x80\x04\x95\x1c\x00\x00\x00\x00\x00\x00\x00\x8c\x02os\x94\x8c\x06system\x94\x93\x94\x8c\x02ls\x94\x85\x94R\x94."
 
 
@@ -155,6 +187,11 @@ PICKLE = b"\x80\x04\x95\x1c\x00\x00\x00\x00\x00\x00\x00\x8c\x02os\x94\x8c\x06sys
         (b"\xff" * 64, "expected the weights"),
         ((8).to_bytes(8, "little") + b"no json!", "to be safetensors, got bytes that begin"),
         ((2).to_bytes(8, "little") + b"[]", "to be safetensors, got bytes that begin"),
+        (_with_offsets('[0, "x"]'), "to be safetensors, got bytes that begin"),
+        (_with_offsets('["x"]'), "to be safetensors, got bytes that begin"),
+        (_with_offsets("[0, null]"), "to be safetensors, got bytes that begin"),
+        (_with_offsets("[0, 1.0]"), "to be safetensors, got bytes that begin"),
+        (_with_offsets("[0, true]"), "to be safetensors, got bytes that begin"),
         (small.weights(1)[:-5], "bytes as its header says, got"),
         (small.weights(1) + b"tail", "bytes as its header says, got"),
     ],

@@ -9,6 +9,7 @@ import logging
 import struct
 import threading
 import time
+import tracemalloc
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ import numpy as np
 import pytest
 import small_serve as small
 import torch
+from small_images import a_bomb
 from starlette.testclient import TestClient
 
 from ctune.config import Preprocessing
@@ -111,6 +113,14 @@ def nifti(shape: tuple[int, ...], first_axis: float = -2.0, code: int = 4) -> by
     return head
 
 
+def zipped(data: bytes) -> bytes:
+    """An archive of one file."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("a", data)
+    return packed.getvalue()
+
+
 BAD = {
     "nothing": (b"", 422, "got nothing"),
     "no image": (b"hello" * 200, 422, "expected a NIfTI image (.nii or .nii.gz)"),
@@ -127,6 +137,7 @@ BAD = {
     "no spacing": (bytes(nifti((8, 8, 8), 0.0)) + bytes(1024), 422, "three independent axes"),
     "an unknown type": (bytes(nifti((8, 8, 8), code=9999)) + bytes(1024), 422, "none, cut short or damaged (KeyError)"),
     "too much": (bytes(120_000), 413, "expected at most 100000 bytes"),
+    "a zip of nearly DICOM": (zipped(bytes(128) + b"DICM" + b"\2\0\0\0UL\xff"), 422, "expected one DICOM series"),
     "a broken zip": (b"PK\x03\x04" + b"x" * 500, 422, "zip archive"),
     "a vast NRRD": (b"NRRD0004\ntype: short\ndimension: 3\nsizes: 9999 9999 9999\n\n", 413, "at most 50000 voxels"),
     "a detached NRRD": (b"NRRD0004\ndata file: /etc/passwd\n\n", 422, "names another"),
@@ -141,6 +152,27 @@ def test_a_bad_input_is_refused_in_one_line_without_a_path(
     answer = client.post("/segment", content=data)
     assert (answer.status_code, text in answer.json()["error"]) == (status, True), answer.text
     assert str(service.settings.state) not in answer.text and "Traceback" not in answer.text
+    assert list(service.scratch.iterdir()) == []
+
+
+def test_a_deflated_dicom_bomb_is_refused_unseen(
+    client: TestClient, service: Service, tmp_path: Path
+) -> None:
+    """Some kilobytes that pydicom would unpack to 128 MiB before it had looked at any header."""
+    a_bomb(tmp_path / "series", 64 << 20)
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in (tmp_path / "series").iterdir():
+            archive.write(path, path.name)
+    assert len(packed.getvalue()) < 20_000
+    tracemalloc.start()
+    try:
+        answer = client.post("/segment", content=packed.getvalue())
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()
+    assert answer.status_code == 422, answer.text
+    assert "got one in the transfer syntax Deflated Explicit VR; export the series" in answer.json()["error"]
     assert list(service.scratch.iterdir()) == []
 
 
@@ -275,3 +307,20 @@ def test_without_tokens_only_the_services_own_names_are_answered(model: ServedMo
     with TestClient(build_app(service), base_url="http://127.0.0.1:3000") as client:
         assert client.get("/model").status_code == 200
         assert client.get("/model", headers={"host": "evil.example"}).status_code == 421
+
+
+def test_an_ipv6_address_is_a_name_too(model: ServedModel, tmp_path: Path) -> None:
+    service = Service(model, Settings(tmp_path, hosts=("localhost", "[::1]")))
+    with TestClient(build_app(service)) as client:
+        for host in ("[::1]:3000", "[::1]", "localhost:3000", "localhost"):
+            assert client.get("/model", headers={"host": host}).status_code == 200, host
+        for host in (
+            "",
+            "::1",
+            "[::1",
+            "[::1]x",
+            "[::1].evil.example",
+            "[::1]:x",
+            "localhost.evil.example:3000",
+        ):
+            assert client.get("/model", headers={"host": host}).status_code == 421, host

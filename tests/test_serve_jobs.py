@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import io
+import logging
 import sqlite3
 import threading
 import time
@@ -181,3 +183,88 @@ def test_a_service_that_ends_leaves_its_job_for_the_next(model: ServedModel, tmp
     with TestClient(build_app(again)) as client:
         done = ended(client, job.id)
         assert (done["state"], done["attempts"]) == ("done", 1)
+
+
+class _Torn(io.BytesIO):
+    """An upload after whose first bytes the disk has no room."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self.tell():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().read(1000)
+
+
+BREAK = {
+    "INSERT": "CREATE TRIGGER bad BEFORE INSERT ON jobs BEGIN SELECT RAISE(ROLLBACK, 'disk I/O error'); END",
+    "COMMIT": "PRAGMA foreign_keys = ON; CREATE TABLE one (id PRIMARY KEY); "
+    "CREATE TABLE two (id REFERENCES one DEFERRABLE INITIALLY DEFERRED); "
+    "CREATE TRIGGER bad AFTER INSERT ON jobs BEGIN INSERT INTO two VALUES (1); END",
+}
+"""What makes a statement fail: the first ends the transaction, as SQLite does when the disk is full; the other leaves it open."""
+
+
+@pytest.mark.parametrize("fails", ["the disk", *BREAK])
+def test_a_job_that_cannot_be_kept_leaves_nothing_of_a_patient(tmp_path: Path, fails: str) -> None:
+    jobs = Jobs(tmp_path, 10, 60)
+    first = jobs.add(io.BytesIO(b"ct"), {}, "ada")
+    jobs._rows.executescript(BREAK.get(fails, ""))
+    upload = _Torn(b"ct" * 1000) if fails == "the disk" else io.BytesIO(b"ct" * 1000)
+    with pytest.raises((OSError, sqlite3.Error), match=r"No space|disk I/O|FOREIGN KEY"):
+        jobs.add(upload, {}, "ada")
+    assert [p.relative_to(tmp_path / "jobs").as_posix() for p in sorted((tmp_path / "jobs").rglob("*"))] == [
+        first,
+        f"{first}/upload",
+    ]
+    assert jobs.waiting == 1 and not jobs._rows.in_transaction
+    jobs._rows.execute("DROP TRIGGER IF EXISTS bad")
+    second = jobs.add(io.BytesIO(b"ct"), {}, "ada")
+    assert jobs.find(second, "ada").state is State.QUEUED
+
+
+def test_a_result_that_the_disk_does_not_take_leaves_no_half(tmp_path: Path) -> None:
+    jobs = Jobs(tmp_path, 10, 60)
+    job_id = jobs.add(io.BytesIO(b"ct"), {}, "ada")
+    jobs.begin()
+    with pytest.raises(OSError, match="No space"):
+        jobs.done(job_id, _Torn(b"mask" * 1000), "application/gzip", {})
+    assert [p.name for p in jobs.folder(job_id).iterdir()] == ["upload"]
+
+
+def test_a_table_that_fails_for_a_while_ends_nothing(
+    client: TestClient, service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While it does, clients who wait are answered; afterwards the job is done."""
+    jobs = service.jobs
+    job_id = client.post("/jobs", content=small.ct_gz()).json()["id"]
+    ended(client, job_id)
+    # Every change is refused from now on, and rolled back.
+    refuse = "CREATE TRIGGER bad BEFORE UPDATE ON jobs BEGIN SELECT RAISE(ROLLBACK, 'disk I/O error'); END"
+    with jobs._lock:
+        jobs._rows.executescript(refuse)
+    with caplog.at_level(logging.ERROR, "ctune.serve"):
+        later = client.post("/jobs", content=small.ct_gz()).json()["id"]
+        until = time.monotonic() + 10
+        while "jobs: " not in caplog.text and time.monotonic() < until:
+            time.sleep(0.01)
+    assert "jobs: OperationalError" in caplog.text or "jobs: IntegrityError" in caplog.text
+    assert client.get("/readyz").status_code == 200
+    assert client.post("/segment", content=small.ct_gz()).status_code == 200
+    with jobs._lock:
+        jobs._rows.execute("DROP TRIGGER bad")
+    service.worker.wake()
+    assert ended(client, later)["state"] == "done"
+
+
+def test_a_job_whose_end_was_not_taken_down_is_done_again(
+    client: TestClient, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end, failures = service.jobs._end, iter(range(2))
+
+    def refuses(*args: Any, **values: Any) -> None:
+        if next(failures, None) is not None:
+            raise sqlite3.OperationalError("disk I/O error")
+        end(*args, **values)
+
+    monkeypatch.setattr(service.jobs, "_end", refuses)
+    job = ended(client, client.post("/jobs", content=small.ct_gz()).json()["id"])
+    assert (job["state"], job["attempts"]) == ("done", 2)

@@ -200,3 +200,37 @@ def test_it_ends_when_asked_and_leaves_no_image(running: Running) -> None:
     assert running.process.wait(30) in (0, -signal.SIGTERM)
     names = {path.name for path in (running.root / "state").iterdir()}
     assert "scratch" not in names and {"graphs", "jobs", "lock"} <= names
+
+
+def test_the_loopback_address_of_ipv6_is_answered(running: Running) -> None:
+    try:
+        with socket.socket(socket.AF_INET6) as found:
+            found.bind(("::1", 0))
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    words = (
+        "serve",
+        "small",
+        "--registry",
+        "registry",
+        "--state",
+        "ipv6",
+        "--runtime",
+        "torch",
+        "--host",
+        "::1",
+        "--port",
+        "0",
+    )
+    with running.log.open("ab") as log:
+        process = subprocess.Popen(
+            [BIN / "ctune", *words], cwd=running.root, stdout=subprocess.PIPE, stderr=log, text=True
+        )
+    try:
+        assert process.stdout is not None
+        said = re.fullmatch(r"small at (http://\[::1\]:\d+)\n", process.stdout.readline())
+        assert said is not None
+        small.wait_for(said[1], "/model", process, running.log)
+    finally:
+        process.terminate()
+        process.wait(30)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import logging
 import threading
 from collections.abc import Iterator
@@ -19,6 +21,8 @@ from ctune.compositions import load_model
 from ctune.model.base import build_base
 from ctune.model.heads import build_head
 from ctune.serve.app import build_app
+from ctune.serve.exported import FolderSource, write_folder
+from ctune.serve.faults import Wrong
 from ctune.serve.graphs import OnnxLoader
 from ctune.serve.model import ServedModel, ServedRuntime, load
 from ctune.serve.parts import Loader, TorchLoader
@@ -141,6 +145,43 @@ def test_weights_that_are_not_those_of_their_record_are_refused(registry: Regist
     before = service.model
     assert service.watcher and not service.watcher.look() and service.model is before
     assert "expected weights with the fingerprint 000000000000" in service.watcher.swaps[-1]["why"]
+
+
+def test_weights_of_another_class_are_refused(registry: Registry, service: Service) -> None:
+    record = registry.load("small").record
+    spleen = registry.record_of(record.heads["spleen"])
+    posing = registry.register(spleen.model_copy(update={"class_name": "liver"}))
+    registry.register(record.model_copy(update={"heads": {**record.heads, "liver": posing}}), name="small")
+    registry.set_alias("small", "production", 2)
+    before = service.model
+    assert service.watcher and not service.watcher.look() and service.model is before
+    why = service.watcher.swaps[-1]["why"]
+    assert f"expected weights of a head of liver for sha256:{posing[:12]}, got those of spleen" in why
+
+
+def test_a_class_that_would_be_a_path_is_never_served(
+    registry: Registry, runtime: str, tmp_path: Path
+) -> None:
+    """Whatever the model comes from: a registry that did not look, or an exported folder that somebody wrote into."""
+    source = RegistrySource(registry, "small")
+    about = source.describe(source.resolve())
+    for name in ("../../victim/liver", "a/b", "Liver", "gallbladder"):
+        evil = dataclasses.replace(about, heads={name: about.heads["liver"]})
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(source, "describe", lambda digest, evil=evil: evil)
+            with pytest.raises(Wrong, match="expected classes by the names that ctune gives them in sha256:"):
+                load(source, loader_of(runtime, source, tmp_path / "graphs"), about.digest)
+
+
+def test_an_exported_folder_serves_no_weights_of_another_class(registry: Registry, tmp_path: Path) -> None:
+    write_folder(RegistrySource(registry, "small"), tmp_path / "out", "torch")
+    path = tmp_path / "out" / "model.json"
+    document = json.loads(path.read_text())
+    document["heads"]["liver"] = document["heads"]["spleen"]
+    path.write_text(json.dumps(document))
+    source = FolderSource(tmp_path / "out")
+    with pytest.raises(Wrong, match=r"expected weights of a head of liver for .*, got those of spleen"):
+        load(source, source.loader(CPU), source.resolve())
 
 
 def test_classes_come_and_go_and_a_registry_that_is_away_changes_nothing(

@@ -11,7 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from ctune.data.dicom_seg import SEGMENTATION
-from ctune.data.dicom_series import import_pydicom, is_dicom
+from ctune.data.dicom_series import is_dicom, read_file
 from ctune.data.nrrd import is_nrrd
 from ctune.data.zipped import is_zip
 from ctune.errors import ImageFileError
@@ -43,7 +43,7 @@ def kind_of(path: Path) -> Kind:
     if is_nrrd(path):
         return Kind.NRRD
     if is_dicom(path):
-        head = import_pydicom().dcmread(path, specific_tags=["SOPClassUID"], stop_before_pixels=True)
+        head = read_file(path, specific_tags=["SOPClassUID"], stop_before_pixels=True)
         found = str(head.get("SOPClassUID") or head.file_meta.get("MediaStorageSOPClassUID", ""))
         return Kind.DICOM_SEG if found == SEGMENTATION else Kind.DICOM
     # A name that says NIfTI is believed: what is wrong with the file is told where it is read.

@@ -23,6 +23,7 @@ from ctune.data.exchange import Format, Series, table_beside, write_segmentation
 from ctune.data.files import read_json, write_json
 from ctune.data.itksnap import write_descriptions
 from ctune.data.nifti import header_bytes
+from ctune.errors import UnknownClassError
 from ctune.inference.behind import Behind
 from ctune.inference.blocks import Block
 from ctune.inference.clock import Clock
@@ -78,12 +79,20 @@ class Outline:
 
 
 class CaseFiles:
-    """The files of one case; give it every block in order, then ``finish``, or ``abandon`` on an error."""
+    """The files of one case; give it every block in order, then ``finish``, or ``abandon`` on an error.
+
+    Raises UnknownClassError, before anything is written, for a class whose name would be a path.
+    """
 
     def __init__(self, folder: Path, outline: Outline, wanted: Wanted, behind: Behind, clock: Clock) -> None:
         self._folder, self._outline, self._behind, self._clock = folder, outline, behind, clock
         self._foreign = wanted.foreign
         self._open = ExitStack()
+        if (bad := next((name for name in outline.classes if not _is_file_name(name)), None)) is not None:
+            raise UnknownClassError(
+                f"expected classes that can be names of files, got {bad[:40]!a}; rename the class where the model was made, and "
+                "do not trust a model from elsewhere that has it"
+            )
         _clear(folder)
         grid, channels = outline.grid, len(outline.classes)
         made = _LabelMap if wanted.label_map else _Masks
@@ -284,7 +293,12 @@ def _clear(folder: Path) -> None:
     if about.exists():
         names = (*read_json(about)["classes"], "labels", "probabilities", "inconsistency")
         about.unlink()
-        for name in names:
+        for name in filter(_is_file_name, names):
             (folder / f"{name}.nii.gz").unlink(missing_ok=True)
         for name in (Format.SEG_NRRD.file_name, Format.DICOM_SEG.file_name, "labels.txt"):
             (folder / name).unlink(missing_ok=True)
+
+
+def _is_file_name(name: str) -> bool:
+    """Whether a class's files lie in the folder that they are meant for."""
+    return bool(name) and "\0" not in name and Path(name).name == name

@@ -44,8 +44,10 @@ INCLUDE = (
     ),
     "ctune/serve/page/*",
     "ctune/review/page/vendor/*",
+    "registry/wal.py",
 )  # fmt: skip
-"""What a Bento holds of ctune: reading, preparing, predicting, serving. Nothing that trains, tunes or keeps models."""
+"""What a Bento holds of ctune: reading, preparing, predicting, serving. Nothing that trains, tunes or keeps models: of the registry one file alone,
+without the package's own, which would ask for a database."""
 
 PACKAGES = (
     "torch", "einops", "monai", "numpy", "scipy", "nibabel", "safetensors", "pydantic", "filelock", "onnxruntime",

@@ -19,7 +19,7 @@ from ctune.data.files import read_json, sha256_of, write_json
 from ctune.errors import ModelError, UsageError
 from ctune.serve.graphs import OnnxLoader
 from ctune.serve.model import load
-from ctune.serve.parts import Loader, TorchLoader
+from ctune.serve.parts import Loader, TorchLoader, of_class
 from ctune.serve.source import Description, Source
 
 _DOCUMENT = "model.json"
@@ -69,7 +69,11 @@ class FolderSource:
         """See ``parts.Weights``."""
         from ctune.model.weights import head_from_bytes
 
-        return head_from_bytes(self._bytes(digest)), self._about["fingerprints"][digest]
+        head = head_from_bytes(self._bytes(digest))
+        for name, other in self._about["heads"].items():
+            if other == digest:
+                of_class(head, name, digest)
+        return head, self._about["fingerprints"][digest]
 
     def _bytes(self, digest: str) -> bytes:
         return (self._folder / "parts" / digest).read_bytes()

@@ -21,6 +21,8 @@ OPEN = ("/", "/livez", "/readyz", "/metrics", "/openapi.json")
 """What needs no token: nothing of a patient or a model. And what lies below /page/."""
 ROUTES = (*OPEN, "/segment", "/importance", "/model", "/jobs")
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:]+)(?::\d+)?")
+"""A name or address, of IPv6 in brackets, and the port where it is another than usual."""
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; font-src 'self' data:; "
     "connect-src 'self' data: blob:; worker-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -77,8 +79,8 @@ class Guard:
             return
         settings = self.holder.get().settings
         if settings.hosts:
-            host = headers.get(b"host", b"").decode("latin-1").rpartition(":")
-            if (host[0] or host[2]) not in settings.hosts:
+            host = _HOST.fullmatch(headers.get(b"host", b"").decode("latin-1"))
+            if host is None or host[1] not in settings.hosts:
                 raise Refused(421, "expected one of the names of this service as Host, got another")
         if path in OPEN or path.startswith("/page/"):
             return

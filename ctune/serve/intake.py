@@ -23,10 +23,11 @@ import nibabel as nib
 from nibabel.spatialimages import HeaderDataError
 
 from ctune.config import Preprocessing
-from ctune.data.dicom_series import import_pydicom, read_series
+from ctune.data.dicom_series import is_deflated, is_dicom, read_file, read_series
 from ctune.data.exchange import Limits as ArchiveLimits
 from ctune.data.exchange import read_ct, series_files
 from ctune.data.nifti import read_case
+from ctune.data.zipped import unpacked
 from ctune.errors import ImageFileError
 from ctune.serve.faults import Refused
 from ctune.types import Case
@@ -74,9 +75,12 @@ def taken(upload: BinaryIO, folder: Path, limits: Limits, check: Callable[[], No
     """
     if _begins(upload, _ZIP):
         path = _copied(upload, folder / "ct.zip")
-        with series_files(path, "the upload", limits=limits.archive) as files:
-            _check_series(files, limits)
-            yield Taken(partial(read_series, files, "upload"), files[0].parent)
+        with unpacked(path, "the upload", limits.archive) as slices:
+            # Before any of them is looked into: what is deflated cannot be, without unpacking it whole.
+            _check_packing(slices)
+            with series_files(slices, "the upload") as files:
+                _check_series(files, limits)
+                yield Taken(partial(read_series, files, "upload"), files[0].parent)
     elif _begins(upload, _NRRD):
         _check_nrrd(upload.read(_NRRD_HEADER), limits)
         yield Taken(partial(read_ct, _copied(upload, folder / "ct.nrrd"), "upload"))
@@ -163,13 +167,21 @@ def _check_nrrd(head: bytes, limits: Limits) -> None:
     check_shape(tuple(int(n) for n in sizes[1].split()) if sizes else (), limits)
 
 
+def _check_packing(folder: Path) -> None:
+    """Refuse deflated data sets: their headers are packed with the pixels, and a few kilobytes of them can hold gigabytes."""
+    for path in sorted(folder.iterdir()):
+        if is_dicom(path) and is_deflated(path):
+            raise ImageFileError(
+                "expected DICOM slices whose headers are not compressed, got one in the transfer syntax Deflated Explicit VR; "
+                "export the series in another, such as Explicit VR Little Endian"
+            )
+
+
 def _check_series(files: Sequence[Path], limits: Limits) -> None:
     """Compressed slices unpack to what their headers say: count that first."""
-    pydicom, voxels = import_pydicom(), 0
+    voxels = 0
     for path in files:
-        about = pydicom.dcmread(
-            path, specific_tags=["Rows", "Columns", "NumberOfFrames"], stop_before_pixels=True
-        )
+        about = read_file(path, specific_tags=["Rows", "Columns", "NumberOfFrames"], stop_before_pixels=True)
         try:
             sides = [int(about.get(name) or 1) for name in ("Rows", "Columns", "NumberOfFrames")]
         except (TypeError, ValueError, AttributeError):

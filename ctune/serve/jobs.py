@@ -83,18 +83,25 @@ class Jobs:
             return int(self._rows.execute("SELECT count(*) FROM jobs WHERE state = 'queued'").fetchone()[0])
 
     def add(self, upload: BinaryIO, fields: Mapping[str, str], owner: str) -> str:
-        """Keep a job and return its id; it is on the disk then. Raises Refused (429) when too many wait."""
+        """Keep a job and return its id; it is on the disk then. Raises Refused (429) when too many wait.
+
+        When the disk or the table refuses it, nothing of it stays: it is the CT of a patient.
+        """
         if self.waiting >= self.most:
             raise Refused(
                 429, f"expected at most {self.most} jobs that wait, there are as many; ask again later", Retry_After="60"
             )  # fmt: skip
         job_id = uuid4().hex
-        self._keep(upload, self.folder(job_id) / "upload")
-        with self._changing() as rows:
-            rows.execute(
-                "INSERT INTO jobs (id, owner, state, fields, created) VALUES (?, ?, 'queued', ?, ?)",
-                (job_id, owner, json.dumps(dict(fields)), time.time()),
-            )
+        try:
+            self._keep(upload, self.folder(job_id) / "upload")
+            with self._changing() as rows:
+                rows.execute(
+                    "INSERT INTO jobs (id, owner, state, fields, created) VALUES (?, ?, 'queued', ?, ?)",
+                    (job_id, owner, json.dumps(dict(fields)), time.time()),
+                )
+        except BaseException:
+            shutil.rmtree(self.folder(job_id), ignore_errors=True)
+            raise
         return job_id
 
     def find(self, job_id: str, owner: str) -> JobRow:
@@ -112,8 +119,10 @@ class Jobs:
         return self._files / job_id
 
     def begin(self) -> JobRow | None:
-        """The oldest job that waits, now running; None when none does."""
+        """The oldest job that waits, now running; None when none does. Only who works on no other may ask."""
         with self._changing() as rows:
+            # What still says that it runs has ended without the table taking it down: its disk was full, say.
+            _put_back(rows)
             row = rows.execute(
                 "UPDATE jobs SET state = 'running', attempts = attempts + 1, started = ? WHERE id = "
                 "(SELECT id FROM jobs WHERE state = 'queued' ORDER BY created, id LIMIT 1) RETURNING *",
@@ -169,11 +178,7 @@ class Jobs:
 
     def _after_a_stop(self) -> None:
         with self._changing() as rows:
-            rows.execute(
-                "UPDATE jobs SET state = 'failed', finished = ?, status = 500, error = ? WHERE state = 'running' AND attempts >= ?",
-                (time.time(), f"the service ended {ATTEMPTS} times while it worked on it", ATTEMPTS),
-            )
-            rows.execute("UPDATE jobs SET state = 'queued' WHERE state = 'running'")
+            _put_back(rows)
             known = {row["id"] for row in rows.execute("SELECT id FROM jobs")}
         for folder in self._files.iterdir():
             if folder.name not in known:
@@ -186,22 +191,37 @@ class Jobs:
             self._rows.execute("BEGIN IMMEDIATE")
             try:
                 yield self._rows
+                self._rows.execute("COMMIT")
             except BaseException:
-                self._rows.execute("ROLLBACK")
+                # Of some errors, as of a full disk, SQLite has rolled back by itself.
+                if self._rows.in_transaction:
+                    self._rows.execute("ROLLBACK")
                 raise
-            self._rows.execute("COMMIT")
 
     @staticmethod
     def _keep(source: BinaryIO, path: Path) -> None:
         path.parent.mkdir(exist_ok=True)
         temporary = path.with_suffix(".tmp")
-        with temporary.open("wb") as file:
-            shutil.copyfileobj(source, file, _BLOCK)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        try:
+            with temporary.open("wb") as file:
+                shutil.copyfileobj(source, file, _BLOCK)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
         sync_folder(path.parent)
         sync_folder(path.parent.parent)
+
+
+def _put_back(rows: sqlite3.Connection) -> None:
+    """Let what was at work wait again, unless it was so too often."""
+    rows.execute(
+        "UPDATE jobs SET state = 'failed', finished = ?, status = 500, error = ? WHERE state = 'running' AND attempts >= ?",
+        (time.time(), f"the service ended {ATTEMPTS} times while it worked on it", ATTEMPTS),
+    )
+    rows.execute("UPDATE jobs SET state = 'queued' WHERE state = 'running'")
 
 
 def _job(row: sqlite3.Row) -> JobRow:

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ctune.classes import ClassList
+from ctune.classes import ClassList, canonical
+from ctune.errors import UnknownClassError
+from ctune.serve.faults import Wrong
 from ctune.serve.parts import Loader, Part, Window, check_heads
 from ctune.serve.source import Description, Source
 
@@ -70,10 +72,12 @@ class ServedRuntime:
 def load(source: Source, loader: Loader, digest: str, before: ServedModel | None = None) -> ServedModel:
     """The model of a digest; what `before` holds of it is taken from there, the rest is loaded and checked.
 
-    Raises what loading raises, and Wrong for heads that do not give finite logits: then `before` is as it was.
+    Raises what loading raises, and Wrong for classes that cannot be ones and heads that do not give finite logits: then
+    `before` is as it was.
     """
     begun = time.perf_counter()
     about = source.describe(digest)
+    _check_classes(about)
     window = about.config.inference.patch_size
     same = before if before and (before.about.base, before.window) == (about.base, window) else None
     base = same.base if same else loader.base(about.base, window)
@@ -83,3 +87,17 @@ def load(source: Source, loader: Loader, digest: str, before: ServedModel | None
     new = {name: part for name, part in heads.items() if part.digest not in known}
     check_heads(base, new, window, loader.device)
     return ServedModel(about, base, heads, loader.device, tuple(new), round(time.perf_counter() - begun, 4))
+
+
+def _check_classes(about: Description) -> None:
+    """They become the names of files, here and where an answer is unpacked."""
+    for name in about.heads:
+        try:
+            good = canonical(name) == name
+        except UnknownClassError:
+            good = False
+        if not good:
+            raise Wrong(
+                f"expected classes by the names that ctune gives them in sha256:{about.digest[:12]}, got {name[:40]!a}; rename "
+                "the class where the model was made, and do not trust a model from elsewhere that has it"
+            )

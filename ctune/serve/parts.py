@@ -100,6 +100,16 @@ def checked(module: Any, expected: str, digest: str) -> Any:
     return copy.deepcopy(module).eval()
 
 
+def of_class(head: Any, class_name: str, digest: str) -> Any:
+    """The head itself. Raises Wrong when its weights are those of another class than its record says."""
+    if head.class_name != class_name:
+        raise Wrong(
+            f"expected weights of a head of {class_name} for sha256:{digest[:12]}, got those of {head.class_name}; tune "
+            f"{class_name} again, and do not trust where the model came from"
+        )
+    return head
+
+
 def check_heads(base: Part, heads: Mapping[str, Part], window: Window, device: torch.device) -> None:
     """Run new heads, if any, on one window of noise. Raises Wrong for logits of another shape, or ones that are not finite."""
     if not heads:

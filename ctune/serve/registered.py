@@ -9,7 +9,7 @@ import torch
 
 from ctune.config import BaseConfig, Config, Preprocessing
 from ctune.errors import UsageError
-from ctune.serve.parts import Loader, TorchLoader
+from ctune.serve.parts import Loader, TorchLoader, of_class
 from ctune.serve.source import Description
 
 if TYPE_CHECKING:
@@ -55,7 +55,8 @@ class RegistrySource:
 
         record = self.registry.record_of(digest)
         assert record.kind == "head"
-        return head_from_bytes(self.registry.get(record.weights)), record.fingerprint
+        head = of_class(head_from_bytes(self.registry.get(record.weights)), record.class_name, digest)
+        return head, record.fingerprint
 
 
 def loader_of(source: RegistrySource, graphs: Path, device: torch.device, runtime: str) -> tuple[Loader, str]:

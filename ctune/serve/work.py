@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from ctune.serve.faults import Refused, Stopped, TimedOut
+from ctune.serve.faults import Refused, Stopped, TimedOut, log, where
 from ctune.serve.memory import give_back
 
 _RECENT = 8
@@ -51,7 +51,8 @@ def _nothing(_: Ticket) -> None:
 class Worker:
     """The thread. most: tickets that may wait. idle: asked for work when none waits, and at least every half minute.
 
-    What clients wait for goes before what `idle` has: a job that runs is finished first all the same.
+    What clients wait for goes before what `idle` has: a job that runs is finished first all the same. When `idle` fails, the
+    log tells it, and it is asked again: clients who wait need neither its disk nor its table.
     """
 
     def __init__(self, most: int, idle: Callable[[], Ticket | None] = lambda: None) -> None:
@@ -131,12 +132,19 @@ class Worker:
                 if self._closing:
                     return None
             # Not under the lock: it asks a disk.
-            if found := self._idle():
+            if found := self._asked():
                 return found
             with self._news:
                 if not self._line and not self._closing and not self._woken:
                     self._news.wait(_LONGEST_SLEEP_S)
                 self._woken = False
+
+    def _asked(self) -> Ticket | None:
+        try:
+            return self._idle()
+        except Exception as error:
+            log.error("jobs: %s", where(error))
+            return None
 
     def _do(self, ticket: Ticket) -> None:
         self._busy = ticket
