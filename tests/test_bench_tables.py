@@ -140,6 +140,13 @@ def test_the_papers_tables_stand_by_organ_beside_the_same_backbone(chapter: Chap
     assert len(first.columns) == 1 + 9 + 2
 
 
+def test_no_backbone_is_left_out_in_short(chapter: Chapter) -> None:
+    """One of the two alone would be the one that did better."""
+    assert ["U-Net" in line for line in chapter.short] == [True, False]
+    assert ["Swin UNETR" in line for line in chapter.short] == [False, True]
+    assert all("table 1: " in line and "table 2: " in line for line in chapter.short)
+
+
 def test_what_may_not_be_concluded_is_said(chapter: Chapter) -> None:
     said = " ".join(chapter.said)
     assert '"hybrid" and "revised-only" are the same to the last digit' in said

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any
 
-from ctune.bench.paper.tables import BY_ORGAN, FIGURE_1, GROUPS, RIVALS, compared, last
+from ctune.bench.paper.tables import BY_ORGAN, FIGURE_1, GROUPS, RIVALS, compared, key_of, last
 from ctune.bench.report.tables import (
     Chapter,
     Table,
@@ -51,10 +51,15 @@ def tables(result: BenchResult) -> Chapter:
     if second := found.get("table 2"):
         words = f"Dice of {len(NEW_FOUR)} organs that the base never saw: heads from hybrid data less all weights from full data"
         tiles.append(Tile(signed(second["mean"]), words, f"95 % [{short(second['low'])}, {short(second['high'])}], n = {second['cases']}"))  # fmt: skip
-    both = "; ".join(f"{setting}: {found[setting]['said']}" for setting in TITLES if setting in found)
-    if both:
-        head = f"The paper's tables on phantoms, {BACKBONES[main]}, hybrid data through heads less full data through all weights"
-        short_ = [f"{head}, four revised organs: {both}."]
+    for backbone in seeds[0]:
+        keys = {setting: key_of(setting, backbone, main) for setting in TITLES}
+        if told := "; ".join(
+            f"{setting}: {found[key]['said']}" for setting, key in keys.items() if key in found
+        ):
+            short_.append(
+                f"The paper's tables on phantoms, {BACKBONES[backbone]}, hybrid data through heads less full data through all "
+                f"weights, four revised organs: {told}."
+            )
     return Chapter(
         "The paper's tables",
         short_,
