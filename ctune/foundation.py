@@ -214,18 +214,23 @@ def register_on_newest(
     measured: Mapping[str, Any],
     round_number: int | None = None,
     note: str = "",
+    maybe_again: bool = False,
 ) -> Landed:
     """Register a tuning on the newest version of `name`, where ``meanwhile.build_on`` allows it, else on `model`.
 
     before: the versions that were there when it began (``NAME:VERSION``). round_number: by default the next one of the model
-    that the heads are put on. Asked again until no other version comes between the look and the registration; called again
-    after a kill, it finds what it registered.
+    that the heads are put on. Asked again until no other version comes between the look and the registration. maybe_again: who
+    calls may have been killed right after it did so before; then what was registered is found.
     """
     tuned, settings = new_heads(folder), project.config.tune
     heads_alone = settings.trainable == "heads" and settings.start == "model" and tuned
     while True:
         versions = model.registry.versions(name)
-        if heads_alone and (there := already_on(model, versions, before, folder, tuned)) is not None:
+        if (
+            maybe_again
+            and heads_alone
+            and (there := already_on(model, versions, before, folder, tuned)) is not None
+        ):
             return Landed(there)
         newest = build_on(model, versions, before) if heads_alone else None
         proof, onto, over = None, "", tuple[str, ...]()

@@ -255,6 +255,7 @@ class Desk:
             round_number=state.number,
             measured={"seconds": state.arrows["tune"].seconds, "device": str(self.device)},
             note=f"round {state.number}: {', '.join(state.classes)}",
+            maybe_again=True,
         )
         if (self.folder / "evaluation" / "scores.json").exists():
             self._record(landed.digest, self._scores_of(landed.digest))
