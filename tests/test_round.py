@@ -24,6 +24,7 @@ from ctune.hybrid import load_hybrid
 from ctune.project import Project
 from ctune.round import (
     ARROWS,
+    RoundState,
     abandon,
     changes,
     folder_of,
@@ -270,16 +271,21 @@ def asked(made: Project, number: int = 1) -> list[str]:
     return [row.case_id for row in read_csv(folder_of(made, number) / "selection.csv")]
 
 
+def overtaken(made: Project, digest: str, folder: Path) -> tuple[str, RoundState]:
+    """A round of the aorta that waited while its model got a new liver: that model, and the round at its end."""
+    begin(made, digest)
+    hand_in(made, masks_in(folder / "in", asked(made)), expert="dr. b")
+    hand_in(made, masks_in(folder / "liver", asked(made), "liver"), expert="dr. b")
+    other, _ = retune_model(made, "small", ["liver"], device=CPU, force=True)
+    return other, resume(made)
+
+
 def test_heads_go_on_a_version_that_came_while_the_round_waited(
     copy: tuple[Project, Path, str], tmp_path: Path
 ) -> None:
     """Before, the round's version had the liver of the one it began from, and nobody said so."""
     made, _, digest = copy
-    begin(made, digest)
-    hand_in(made, masks_in(tmp_path / "in", asked(made)), expert="dr. b")
-    hand_in(made, masks_in(tmp_path / "liver", asked(made), "liver"), expert="dr. b")
-    other, _ = retune_model(made, "small", ["liver"], device=CPU, force=True)
-    state = resume(made)
+    other, state = overtaken(made, digest, tmp_path)
     registry = made.open_registry()
     first, second, third = (registry.record_of(v.digest) for v in registry.versions("small"))
     assert first.heads["liver"] != second.heads["liver"] == third.heads["liver"]  # type: ignore[union-attr]
@@ -293,11 +299,7 @@ def test_a_round_killed_after_it_went_on_a_newer_version_registers_once(
     copy: tuple[Project, Path, str], tmp_path: Path
 ) -> None:
     made, _, digest = copy
-    begin(made, digest)
-    hand_in(made, masks_in(tmp_path / "in", asked(made)), expert="dr. b")
-    hand_in(made, masks_in(tmp_path / "liver", asked(made), "liver"), expert="dr. b")
-    retune_model(made, "small", ["liver"], device=CPU, force=True)
-    whole = resume(made)
+    _, whole = overtaken(made, digest, tmp_path)
     unfinished = {name: done for name, done in whole.arrows.items() if name != "register"}
     write_state(made, whole.model_copy(update={"arrows": unfinished, "model_out": None}))
     again = resume(made)
