@@ -228,13 +228,20 @@ class ImportanceConfig(Section):
             )
         return shifts
 
+    consistency: bool = False
+    """Whether rounds and the service look at these views too, a pass more for each. Off: they found no more (docs/selection.md)."""
     rounds: int = Field(0, ge=0)
     """Of how many earlier rounds the heads take part in the consistency of a round's prediction; they share its base."""
 
     @property
     def views(self) -> tuple[View, ...]:
-        """Besides the plain image, what a prediction looks at for consistency."""
+        """Besides the plain image, what a prediction looks at for consistency where it is asked for, as by ``predict --flips``."""
         return (*self.flips, *self.shifts)
+
+    @property
+    def views_of_rounds(self) -> tuple[View, ...]:
+        """What a prediction of a round, or of the service's importance, looks at."""
+        return self.views if self.consistency else ()
 
 
 class Selection(Section):

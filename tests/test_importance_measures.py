@@ -32,15 +32,16 @@ def test_mutual_information_is_what_members_disagree_about() -> None:
 
 
 def test_doubt_is_one_minus_the_dice_that_probabilities_promise() -> None:
-    """A mask of 10 mL at p = .8 and 5 mL at p = .4 around it: 1 - (2 x 8 + 1) / (10 + 10 + 1)."""
-    assert doubt(8.0, 10.0, 8.0 + 2.0) == pytest.approx(1 - 17 / 21)
+    """A mask of 10 mL at p = .8 and 5 mL at p = .4 around it: 1 - (2 x 8 + .2) / (10 + 10 + .2)."""
+    assert doubt(8.0, 10.0, 8.0 + 2.0) == pytest.approx(1 - 16.2 / 20.2)
     assert doubt(0.0, 0.0, 0.0) == 0.0, "nothing anywhere: nothing to doubt, and no 0 / 0"
     assert doubt(0.0, 0.0, 0.1) < 0.1, "a wisp is not an organ"
     assert doubt(0.0, 0.0, 50.0) > 0.9, "half a hundred mL of maybe is"
+    assert doubt(1.6, 2.0, 2.0) > 0.18, "an organ of two mL is doubted as one of two hundred"
 
 
 def test_share_counts_a_part_against_the_whole() -> None:
-    assert share(10.0, 10.0, 9.0) == pytest.approx(20 / 40)
+    assert share(10.0, 10.0, 9.8) == pytest.approx(20 / 40)
     assert share(0.0, 0.0, 0.0) == 0.0 and share(1e6, 1.0, 1.0) < 1.0
 
 

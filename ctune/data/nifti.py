@@ -22,13 +22,23 @@ from nibabel.filebasedimages import ImageFileError as NibabelError
 from nibabel.spatialimages import HeaderDataError
 
 from ctune.data.files import write_atomically
+from ctune.data.gunzip import DAMAGED, gunzipped
 from ctune.errors import GeometryError, ImageFileError, LabelError
 from ctune.types import UNLABELLED, Affine, Case, Grid, Mask, Probabilities, Volume
 
 _BLOCK = 2**20
 _MANY = 2**16
 _LFS = b"version https://git-lfs"
-_BROKEN = (EOFError, OSError, zlib.error, gzip.BadGzipFile, ValueError, NibabelError, HeaderDataError)
+_BROKEN = (
+    EOFError,
+    OSError,
+    zlib.error,
+    DAMAGED,
+    gzip.BadGzipFile,
+    ValueError,
+    NibabelError,
+    HeaderDataError,
+)
 
 
 def read_case(path: Path, case_id: str) -> Case:
@@ -122,7 +132,7 @@ def check_whole(path: Path, what: str) -> None:
         image.get_data_dtype().itemsize
     )
     try:
-        with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
+        with gunzipped(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
             came = sum(len(block) for block in iter(lambda: file.read(_BLOCK), b""))
     except _BROKEN as error:
         raise ImageFileError(
@@ -274,7 +284,7 @@ def _data(image: Any, path: Path, what: str, dtype: type | None = None) -> npt.N
 def _unpacked(image: Any, path: Path, dtype: type | None) -> npt.NDArray[Any]:
     """As ``_data``, of a gzip file that is read to its end: the checksum stands behind the voxels, and nibabel stops before it."""
     stored = image.dataobj
-    with gzip.open(path) as file:
+    with gunzipped(path) as file:
         # A second image would hold its voxels in a circle of references, until the next look for garbage.
         proxy = ArrayProxy(file, (stored.shape, stored.dtype, stored.offset, stored.slope, stored.inter))
         data: npt.NDArray[Any] = np.asarray(proxy, dtype)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from nibabel.filebasedimages import ImageFileError as NibabelError
 from nibabel.wrapstruct import WrapStructError
 
 from ctune.data.files import read_json
+from ctune.data.gunzip import DAMAGED, gunzipped
 from ctune.data.nifti import check_same_grid
 from ctune.errors import DataError, ImageFileError
 from ctune.importance.crops import Crop, Levels, crop, side_mm
@@ -67,7 +66,7 @@ def channels(path: Path, grid: Grid) -> Iterator[Levels]:
             )
         check_same_grid(Grid(image.shape[:3], np.asarray(image.affine)), grid, str(path), path)
         yield from _volumes(path, image, grid)
-    except (EOFError, OSError, zlib.error, NibabelError, WrapStructError) as error:
+    except (EOFError, OSError, DAMAGED, NibabelError, WrapStructError) as error:
         raise ImageFileError(
             f"expected a whole file {path}, got one that is cut short or damaged ({error}); predict the case again"
         ) from None
@@ -76,7 +75,7 @@ def channels(path: Path, grid: Grid) -> Iterator[Levels]:
 def _volumes(path: Path, image: nib.Nifti1Image, grid: Grid) -> Iterator[Levels]:
     buffer = np.empty(grid.shape[::-1], dtype=np.uint8)
     plain = memoryview(buffer.reshape(-1))  # type: ignore[arg-type]
-    with gzip.open(path) as file:
+    with gunzipped(path) as file:
         file.read(int(image.dataobj.offset))
         for _ in range(image.shape[3] if len(image.shape) > 3 else 1):
             filled = 0

@@ -17,8 +17,11 @@ from ctune.types import Grid, Volume
 CUBE = np.ones((3, 3, 3), dtype=bool)
 """26-connected neighbourhood."""
 
-SOFTENING_ML = 1.0
-"""Added to both sides of a share, so that a wisp of a class that is not there does not count as all of it."""
+SOFTENING_ML = 0.2
+"""Added to both sides of a share, so that no wisp decides: as much as makes an error that is worth a look."""
+SOFTENING_OF_NOTHING_ML = 1.0
+"""The same where no voxel is above the threshold: less than this is no organ that was missed. Of an organ that was found a
+millilitre would be too much: some have two."""
 
 # A value a voxel ------------------------------------------------------------------------------------------------------
 
@@ -76,22 +79,28 @@ def overlaps(masks: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
 def doubt(inside_ml: float, volume_ml: float, soft_ml: float) -> float:
     """1 - the Dice that the probabilities themselves promise: 1 - (2 sum of p in the mask + s) / (|mask| + sum of p + s).
 
-    inside_ml: sum of p over the mask; soft_ml: over everything; s = 1 mL. In [0, 1]. Soft Dice confidence (Borges et al.,
-    2024): of calibrated probabilities it is close to the expected Dice.
+    inside_ml: sum of p over the mask; soft_ml: over everything; s = .2 mL, of an empty mask 1 mL. In [0, 1]. Soft Dice confidence
+    (Borges et al., 2024): of calibrated probabilities it is close to the expected Dice.
 
     >>> doubt(10.0, 10.0, 10.0), doubt(0.0, 0.0, 9.0)
     (0.0, 0.9)
     """
-    return 1.0 - (2 * inside_ml + SOFTENING_ML) / (volume_ml + soft_ml + SOFTENING_ML)
+    s = softening_ml(volume_ml)
+    return 1.0 - (2 * inside_ml + s) / (volume_ml + soft_ml + s)
 
 
 def share(part_ml: float, volume_ml: float, soft_ml: float) -> float:
-    """2 `part_ml` / (2 `part_ml` + |mask| + sum of p + s), in [0, 1), s = 1 mL: a part of the class against all of it.
+    """2 `part_ml` / (2 `part_ml` + |mask| + sum of p + s), in [0, 1), s as of ``doubt``: a part of the class against all of it.
 
-    >>> share(5.0, 10.0, 9.0), share(1000.0, 10.0, 9.0) < 1
+    >>> share(5.0, 10.0, 9.8), share(1000.0, 10.0, 9.0) < 1
     (0.3333333333333333, True)
     """
-    return 2 * part_ml / (2 * part_ml + volume_ml + soft_ml + SOFTENING_ML)
+    return 2 * part_ml / (2 * part_ml + volume_ml + soft_ml + softening_ml(volume_ml))
+
+
+def softening_ml(volume_ml: float) -> float:
+    """s of a mask of this volume."""
+    return SOFTENING_ML if volume_ml else SOFTENING_OF_NOTHING_ML
 
 
 def fragments(mask: npt.NDArray[np.bool_], grid: Grid, network_mm: float = 0.0) -> tuple[int, int]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from ctune.importance.crops import occupied
+
 Booleans = npt.NDArray[np.bool_]
 
 
@@ -27,6 +29,26 @@ def opened(mask: Booleans, steps: int = 2) -> Booleans:
     """`steps` erosions, then as many dilations, 26-connected: what ``scipy.ndimage.binary_opening`` gives, at a tenth of
     its time."""
     return dilated(eroded(mask, steps), steps)
+
+
+def two_wide(mask: Booleans) -> Booleans:
+    """What of (X, Y, Z) bool lies in a cube of 2 x 2 x 2 voxels that is all in it: an opening that takes sheets and threads of one voxel.
+
+    >>> sheet = np.zeros((4, 4, 4), dtype=bool); sheet[1] = True
+    >>> int(two_wide(sheet).sum()), int(two_wide(sheet | np.roll(sheet, 1, axis=0)).sum())
+    (0, 32)
+    """
+    box = occupied(mask.T)[::-1]
+    out, inside = np.zeros_like(mask), mask[box].copy()
+    for axis in range(mask.ndim):
+        rows = inside.swapaxes(0, axis)
+        rows[:-1] &= rows[1:].copy()
+        rows[-1:] = False
+    for axis in range(mask.ndim):
+        rows = inside.swapaxes(0, axis)
+        rows[1:] |= rows[:-1].copy()
+    out[box] = inside
+    return out
 
 
 def _swept(mask: Booleans, steps: int, join: np.ufunc) -> Booleans:

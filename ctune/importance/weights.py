@@ -15,7 +15,7 @@ MEASURES = ("doubt", "inconsistency", "disagreement", "overlap", "fragments", "v
 """In the order of their weights."""
 
 FALLBACK: Mapping[str, float] = {
-    "doubt": 2.0, "inconsistency": 0.15, "disagreement": 0.15, "overlap": 0.6, "fragments": 0.6, "volume": 0.25, "side": 0.6,
+    "doubt": 2.0, "inconsistency": 0.15, "disagreement": 0.15, "overlap": 0.3, "fragments": 0.3, "volume": 0.1, "side": 0.3,
 }  # fmt: skip
 """Until there are enough revisions. Near what ``learn`` finds on phantoms with their truth for experts (docs/importance.md);
 what phantoms hardly show, disagreement of models and sides that are swapped, by judgement."""

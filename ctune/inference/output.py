@@ -6,7 +6,6 @@ folder without it is an unfinished prediction.
 
 from __future__ import annotations
 
-import gzip
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -21,6 +20,7 @@ import torch
 from ctune.config import Cleaning
 from ctune.data.exchange import Format, Series, table_beside, write_segmentation
 from ctune.data.files import read_json, write_json
+from ctune.data.gunzip import gunzipped
 from ctune.data.itksnap import write_descriptions
 from ctune.data.nifti import header_bytes
 from ctune.errors import UnknownClassError
@@ -169,7 +169,7 @@ class _Waiting(Mapping[str, Mask]):
 
     def __getitem__(self, name: str) -> Mask:
         # Written here a moment ago: none of the doubts that a file from elsewhere deserves.
-        with gzip.open(self._folder / f"{name}.nii.gz") as file:
+        with gunzipped(self._folder / f"{name}.nii.gz") as file:
             voxels = np.frombuffer(
                 file.read(), np.uint8, offset=len(header_bytes(self._outline.grid, np.uint8))
             )

@@ -111,7 +111,7 @@ class Desk:
     # The arrows ---------------------------------------------------------------------------------------------------
 
     def predict(self) -> dict[str, Any]:
-        """Predict every candidate, and how its prediction changes under flips."""
+        """Predict every candidate; with ``importance.consistency`` also how its prediction changes under views."""
         cases = self.candidates
         self.by_case.predict(cases, self.folder / "predictions")
         return {"cases": len(cases), "classes": list(self.model.network.classes)}

@@ -47,7 +47,7 @@ class ByCase:
     def predict(self, cases: Sequence[str], folder: Path) -> None:
         """Raises DataError when cases cannot be read; the others are predicted."""
         project, settings = self.project, self.project.config.importance
-        views, inference = settings.views, project.config.inference
+        views, inference = settings.views_of_rounds, project.config.inference
         if self.executor is None:
             model = self.model()
             runtime = with_earlier(model.registry, self.digest, model.network, inference, settings.rounds)

@@ -24,7 +24,7 @@ INCLUDE = (
     *(
         f"ctune/data/{name}.py"
         for name in (
-            "__init__", "annotations", "dicom_seg", "dicom_series", "exchange", "files", "gzip_blocks", "itksnap", "kinds",
+            "__init__", "annotations", "dicom_seg", "dicom_series", "exchange", "files", "gunzip", "gzip_blocks", "itksnap", "kinds",
             "labels", "nifti", "nrrd", "placing", "preprocess", "seg_nrrd", "segmentations", "terminology", "zipped",
         )
     ),
@@ -50,7 +50,7 @@ INCLUDE = (
 without the package's own, which would ask for a database."""
 
 PACKAGES = (
-    "torch", "einops", "monai", "numpy", "scipy", "nibabel", "safetensors", "pydantic", "filelock", "onnxruntime",
+    "torch", "einops", "monai", "numpy", "scipy", "nibabel", "isal", "safetensors", "pydantic", "filelock", "onnxruntime",
     "starlette", "python-multipart", "prometheus-client", "pynrrd", "pydicom", "highdicom",
 )  # fmt: skip
 

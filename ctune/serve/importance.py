@@ -32,7 +32,14 @@ def importance(
     classes, config = model.choose(asked.classes), model.about.config
     settings = config.importance
     with predicted(
-        model, upload, classes, folder, limits, check, wanted=Wanted(probabilities=True), views=settings.views
+        model,
+        upload,
+        classes,
+        folder,
+        limits,
+        check,
+        wanted=Wanted(probabilities=True),
+        views=settings.views_of_rounds,
     ) as found:
         grid = read_grid(found.folder / f"{classes[0]}.nii.gz", "upload")
         check()
