@@ -26,7 +26,7 @@ def main(work: Path, seed: int) -> None:
     cohort = make_cohort(work, HIPPOCAMPUS, Preset.CPU, seed, silent)
     predictions = work / "predictions"
     predict_candidates(cohort, predictions, cohort.project.config.importance.views, silent)
-    dice = part(work / "dice.json", dice_of_predictions, cohort, predictions)
+    dice = part(work / "dice.json", dice_of_predictions, cohort, [predictions])
     worst = sorted(cohort.candidates, key=lambda case: (mean_of(list(dice[case].values())), case))
     ways: dict[str, tuple[str, list[str]]] = {
         "worst": ("random", worst),

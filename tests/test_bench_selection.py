@@ -385,8 +385,16 @@ def test_the_smallest_run_goes_from_cohort_to_figures(
     worth = document["details"]["seed 0"]["phantoms"]["worth"]
     assert all(len(found["rounds"]) == 1 and found["rounds"][0]["minutes"] > 0 for found in worth.values())
     (took,) = [took for name, took in result.parts.items() if name.startswith("seed-0")]
-    assert len(took.parts) == 3 + len(few) and all(part.seconds > 0 for part in took.parts.values())
-    assert document["scoring_over_plain_prediction_time"]["ctune"] > 0
+    assert len(took.parts) == 5 + len(few) and all(part.seconds > 0 for part in took.parts.values())
+    for figure in ("scoring_over_prediction_time_views", "scoring_over_prediction_time_several"):
+        assert document[figure]["ctune"] > 0
+    assert set(document["details"]["seed 0"]["phantoms"]["finding_also"]) == {"views", "several"}
+    assert document["sensitivity_several"].keys() == document["sensitivity_views"].keys() == {"ctune", "aa8k"}
+    told = [row[0] for row in tables(result).tables[0].rows]
+    assert told == [
+        "phantoms: importance", "phantoms: published recipe", "phantoms: importance, with views",
+        "phantoms: importance, 2 models", "phantoms: published recipe, 2 models",
+    ]  # fmt: skip
 
     # Another run takes the parts of this one: nothing is measured again.
     monkeypatch.setenv("CTUNE_SELECTION_RESULTS", str(tmp_path))
@@ -467,16 +475,24 @@ def test_what_a_killed_run_had_predicted_takes_its_time_again(
     """A prediction that lies there is not made again, so that the seconds of a run that went on would be too few."""
     found = list[bool]()
 
-    def predicts(_: Any, folder: Path, views: Any, say: Any) -> float:
+    def predicts(_: Any, folder: Path, views: Any, say: Any, model: str = "base") -> float:
         found.append(folder.exists())
+        asked.append((folder.name, len(views), model))
         folder.mkdir(exist_ok=True)
         return 2.0
 
+    asked = list[tuple[str, int, str]]()
     monkeypatch.setattr(protocol, "predict_candidates", predicts)
-    (tmp_path / "predictions" / "a").mkdir(parents=True)
-    project = SimpleNamespace(config=preset("phantom"))
-    spent = protocol._predict(
-        SimpleNamespace(project=project, candidates=("a",)), tmp_path / "predictions", silent
-    )  # type: ignore[arg-type]
-    assert found == [False, False] and spent["cpu_seconds"] == spent["plain_cpu_seconds"] == 2.0
-    assert not (tmp_path / "predictions-plain").exists()
+    for name in ("predictions-1", "predictions-views"):
+        (tmp_path / name / "a").mkdir(parents=True)
+    cohort: Any = SimpleNamespace(
+        project=SimpleNamespace(config=preset("phantom")), candidates=("a",), model="base", others=("other",)
+    )
+    spent = protocol._predict(cohort, protocol._Places(tmp_path), silent)
+    assert found == [False] * 3 and spent["cpu_seconds"] == spent["views_cpu_seconds"] == 2.0
+    assert spent["several_cpu_seconds"] == 4.0, "both models took their time"
+    assert asked == [
+        ("predictions-1", 0, "base"),
+        ("predictions-2", 0, "other"),
+        ("predictions-views", 2, "base"),
+    ]

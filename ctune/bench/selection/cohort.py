@@ -49,6 +49,10 @@ PHANTOMS, COARSE, HIPPOCAMPUS = "phantoms", "coarse phantoms", "hippocampus"
 _BASE, _STARTED = "base", "start"
 _UNSEEN = "native"
 """The contrast phase that the base has never seen."""
+ANOTHER_SEED = 1000
+"""Between the seeds of models that are trained alike."""
+LARGE_VALUES = 2e4
+"""Of an MR image: above this its numbers are of another kind."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,8 @@ class Scale:
     start_epochs: of the heads from which the rounds start, on the base's own cases. revised: the classes of the rounds. reuse:
     share of the base's cases that train again beside the revised ones. worth_seeds: rounds are run for so many of the first
     seeds, since they take six times as long as all else; 0 for a data set without rounds. unseen: share of native scans. size:
-    of phantoms; network_mm: spacing of the network's grid, None for the image's own.
+    of phantoms; network_mm: spacing of the network's grid, None for the image's own. models: how many are trained alike but for
+    their seeds, so that scores of an ensemble are measured beside those of the first alone.
     """
 
     base: int
@@ -78,6 +83,7 @@ class Scale:
     unseen: float = 0.2
     size: str = "small"
     network_mm: float | None = None
+    models: int = 1
 
 
 _EIGHT = tuple(name for name in NINE_ORGANS if name != "gall_bladder")
@@ -85,17 +91,19 @@ _TWO = ("spleen", "kidney_left")
 _PARTS = ("anterior", "posterior")
 SCALES = {
     PHANTOMS: {
-        Preset.SMOKE: Scale(6, 8, 2, 2, 12, 1, 1, 1, 2, ("liver", "stomach"), ("liver", "stomach"), (8, 16)),
+        Preset.SMOKE: Scale(6, 8, 2, 2, 12, 1, 1, 1, 2, ("liver", "stomach"), ("liver", "stomach"), (8, 16), models=2),
         Preset.CPU: Scale(
-            30, 40, 1, 1, 24, 1, 1, 1, 1, _EIGHT, _TWO, worth_seeds=0, size="medium", network_mm=5.0
+            30, 40, 1, 1, 24, 1, 1, 1, 1, _EIGHT, _TWO, worth_seeds=0, size="medium", network_mm=5.0, models=3
         ),
     },
     COARSE: {
         Preset.CPU: Scale(24, 48, 6, 20, 24, 12, 3, 4, 2, _EIGHT, _TWO, reuse=1.0, worth_seeds=5, unseen=0.1)
     },
     HIPPOCAMPUS: {
-        Preset.SMOKE: Scale(6, 8, 2, 2, 6, 1, 1, 1, 2, _PARTS, _PARTS, (8, 16)),
-        Preset.CPU: Scale(12, 32, 4, 16, 10, 8, 3, 4, 2, _PARTS, _PARTS, reuse=1.0, worth_seeds=5),
+        Preset.SMOKE: Scale(6, 8, 2, 2, 6, 1, 1, 1, 2, _PARTS, _PARTS, (8, 16), models=2),
+        Preset.CPU: Scale(
+            12, 80, 4, 60, 10, 16, 8, 4, 4, _PARTS, _PARTS, reuse=1.0, worth_seeds=5, unseen=0.3, models=3
+        ),
     },
 }  # fmt: skip
 
@@ -105,7 +113,8 @@ class Cohort:
     """A project whose pool waits for selection, and the truth behind it.
 
     truth: folder with ``<case>/segmentations/<class>.nii.gz`` of every case. candidates: ids that nobody has annotated. model:
-    in the project's registry, the one that predicts the pool and from which every way of choosing starts.
+    in the project's registry, the one that predicts the pool and from which every way of choosing starts. others: models that
+    were trained as it was, from other seeds.
     """
 
     project: Project
@@ -115,6 +124,7 @@ class Cohort:
     seed: int
     digest: str
     model: str
+    others: tuple[str, ...] = ()
 
 
 def config_of(data: str, preset: Preset, seed: int) -> Config:
@@ -151,36 +161,62 @@ def make_cohort(folder: Path, data: str, preset: Preset, seed: int, on_progress:
     project = Project(open_project(root).root, config)
     known = {case.id for case in project.pool.cases(Split.POOL) if project.pool.annotations(case.id)}
     free = tuple(case.id for case in project.pool.cases(Split.POOL) if case.id not in known)
-    return Cohort(project, folder / ready["truth"], scale, free, seed, ready["digest"], ready["model"])
+    return Cohort(
+        project,
+        folder / ready["truth"],
+        scale,
+        free,
+        seed,
+        ready["digest"],
+        ready["model"],
+        tuple(ready["others"]),
+    )
 
 
-def _make(folder: Path, data: str, scale: Scale, config: Config, on_progress: OnProgress) -> dict[str, str]:
+def _make(folder: Path, data: str, scale: Scale, config: Config, on_progress: OnProgress) -> dict[str, Any]:
     root, seed = folder / "project", config.seed
     parts = _real(scale, seed) if data == HIPPOCAMPUS else _phantoms(folder, scale, seed, on_progress)
     project = create_project(root, config) if not root.exists() else open_project(root)
     truth = _write_truth(folder / "truth", parts, scale)
     _fill(project, parts, scale)
-    train_model(project, _BASE, device=torch.device("cpu"), on_progress=on_progress)
-    model = _start(project, scale, on_progress) if scale.worth_seeds else _BASE
-    return {"digest": _digest(parts), "truth": str(truth.relative_to(folder)), "model": model}
+    first, *others = [_trained(project, scale, number, on_progress) for number in range(scale.models)]
+    return {
+        "digest": _digest(parts), "truth": str(truth.relative_to(folder)), "model": first, "others": others
+    }  # fmt: skip
 
 
-def _start(project: Project, scale: Scale, on_progress: OnProgress) -> str:
-    """Pyramids of the revised classes from everything that is annotated, on the base: the name of that model."""
+def _trained(project: Project, scale: Scale, number: int, on_progress: OnProgress) -> str:
+    """A base, with the heads from which rounds start where there are rounds: the model's name. number: 0 is the cohort's own, others
+    have other seeds; one that is in the registry already is not trained again."""
+    end = f"-{number + 1}" if number else ""
+    last = (_STARTED if scale.worth_seeds else _BASE) + end
+    seed = project.config.seed + ANOTHER_SEED * number
+    seeded = Project(project.root, project.config.model_copy(update={"seed": seed}))
+    there = {one.name for one in project.open_registry().names()}
+    if last in there:
+        return last
+    if _BASE + end not in there:
+        train_model(seeded, _BASE + end, device=torch.device("cpu"), on_progress=on_progress)
+    if scale.worth_seeds:
+        _start(seeded, scale, _BASE + end, last, on_progress)
+    return last
+
+
+def _start(project: Project, scale: Scale, base: str, name: str, on_progress: OnProgress) -> None:
+    """Pyramids of the revised classes from everything that is annotated, on a base, as a model of that name."""
     config = project.config
     tune = config.tune.model_copy(update={"epochs": scale.start_epochs, "data": "full", "reuse": 0.0})
     changed = Project(project.root, config.model_copy(update={"tune": tune}))
     # By force: the text heads are to go, whatever the few validation cases say.
     retune_model(
         changed,
-        _BASE,
+        base,
         scale.revised,
-        name=_STARTED,
+        name=name,
         force=True,
         device=torch.device("cpu"),
         on_progress=on_progress,
     )
-    return _STARTED
 
 
 _Parts = dict[str, list[FoundCase]]
@@ -198,19 +234,40 @@ def _phantoms(folder: Path, scale: Scale, seed: int, on_progress: OnProgress) ->
     phase = {case.id: read_json(folder / "truth" / case.id / ABOUT)["phase"] for case in found}
     unseen = [case for case in found if phase[case.id] == _UNSEEN]
     seen = [case for case in found if phase[case.id] != _UNSEEN]
-    parts = {}
-    for name, count in sizes.items():
-        odd = 0 if name == "base" else max(1, round(scale.unseen * count))
-        parts[name] = [*_take(seen, count - odd), *_take(unseen, odd)]
-    return parts
+    return _dealt(scale, seen, unseen)
 
 
 def _real(scale: Scale, seed: int) -> _Parts:
-    folder, sizes = hippocampus_folder(), _sizes(scale)
+    folder = hippocampus_folder()
     assert folder is not None
     found = sorted(find_cases(folder), key=lambda case: case.id)
     order = [found[int(i)] for i in np.random.default_rng([seed, 5]).permutation(len(found))]
-    return {name: _take(order, count) for name, count in sizes.items()}
+    kinds = {case.id: kind_of_image(case.image) for case in order if case.image is not None}
+    most = max(set(kinds.values()), key=lambda kind: (list(kinds.values()).count(kind), kind))
+    seen = [case for case in order if kinds.get(case.id) == most]
+    return _dealt(scale, seen, [case for case in order if case not in seen])
+
+
+def kind_of_image(path: Path) -> str:
+    """How the voxels of an MR image lie on disk, which tells where it comes from: "bytes", "small" or "large" numbers.
+
+    The Decathlon's hippocampus was put together from uncalibrated images of three kinds: uint8, and float32 below and above 2e4.
+    """
+    import nibabel as nib
+
+    image = nib.load(path)
+    if image.get_data_dtype().itemsize == 1:
+        return "bytes"
+    return "large" if float(np.asanyarray(image.dataobj).max()) > LARGE_VALUES else "small"
+
+
+def _dealt(scale: Scale, seen: list[FoundCase], unseen: list[FoundCase]) -> _Parts:
+    """The base from what it is to have seen alone; of all else a part is of the other kind, at least one."""
+    parts = {}
+    for name, count in _sizes(scale).items():
+        odd = 0 if name == "base" else max(1, round(scale.unseen * count))
+        parts[name] = [*_take(seen, count - odd), *_take(unseen, odd)]
+    return parts
 
 
 def _take(cases: list[FoundCase], count: int) -> list[FoundCase]:

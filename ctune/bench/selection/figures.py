@@ -13,7 +13,7 @@ from ctune.bench.catalogue import Preset
 from ctune.bench.result import Gate
 from ctune.bench.selection.cohort import COARSE, HIPPOCAMPUS, PHANTOMS
 from ctune.bench.selection.compared import with_rounds
-from ctune.bench.selection.finding import RECIPES, mean_of, ranking
+from ctune.bench.selection.finding import PLAIN, RECIPES, SEVERAL, VIEWS, mean_of, ranking
 from ctune.bench.selection.regions import Regions
 
 ENDS = {PHANTOMS: "", COARSE: "_coarse", HIPPOCAMPUS: "_hippocampus"}
@@ -60,17 +60,27 @@ def summary(seeds: Sequence[Mapping[str, Found]], large: Mapping[str, Any] | Non
 
 def of_data_set(found: Sequence[Found]) -> dict[str, Any]:
     """What was found, and what it took. The ratios of time are of all seeds together."""
-    return {**found_in(found), **times(found)}
-
-
-def found_in(found: Sequence[Found]) -> dict[str, Any]:
-    """Regions are counted over all seeds together; ranks and shares are means over the seeds."""
-    regions = {recipe: sum((regions_of(one, recipe) for one in found), Regions()) for recipe in RECIPES}
-    orders = {
-        "ctune": [ranking(_recipe(one, "ctune")["score"], _dice(one)) for one in found],
-        "aa8k": [ranking(_recipe(one, "aa8k")["score"], _dice(one)) for one in found],
-        "entropy": [ranking(_recipe(one, "ctune")["entropy"], _dice(one)) for one in found],
+    also = {
+        f"{name}_{arm}": value
+        for arm in (VIEWS, SEVERAL)
+        if (with_it := with_arm(found, arm))
+        for name, value in found_in(with_it, arm).items()
     }
+    return {**found_in(found), **also, **times(found)}
+
+
+def with_arm(found: Sequence[Found], arm: str) -> list[Found]:
+    """The seeds that scored from these predictions: not every result did."""
+    return [one for one in found if arm == PLAIN or arm in one.get("finding_also", {})]
+
+
+def found_in(found: Sequence[Found], arm: str = PLAIN) -> dict[str, Any]:
+    """Regions are counted over all seeds together; ranks and shares are means over the seeds."""
+    regions = {recipe: sum((regions_of(one, recipe, arm) for one in found), Regions()) for recipe in RECIPES}
+    orders = {
+        name: [ranking(_recipe(one, recipe, arm)[order], _finding(one, arm)["dice"]) for one in found]
+        for name, recipe, order in (("ctune", "ctune", "score"), ("aa8k", "aa8k", "score"), ("entropy", "ctune", "entropy"))
+    }  # fmt: skip
     return {
         "sensitivity": {recipe: all_.sensitivity for recipe, all_ in regions.items()},
         "precision": {recipe: all_.precision for recipe, all_ in regions.items()},
@@ -83,20 +93,18 @@ def found_in(found: Sequence[Found]) -> dict[str, Any]:
 
 
 def times(found: Sequence[Found]) -> dict[str, Any]:
-    """Processor time of scoring over that of predicting, all seeds together."""
-    scoring = {r: sum(_recipe(one, r)["cpu_seconds"] for one in found) for r in RECIPES}
-    flipped, plain = (
-        sum(one["predicting"].get(name, 0.0) for one in found)
-        for name in ("cpu_seconds", "plain_cpu_seconds")
-    )
-    # Older results predicted in one way alone.
-    over_plain = (
-        {"scoring_over_plain_prediction_time": {r: s / plain for r, s in scoring.items()}} if plain else {}
-    )
-    return {
-        "scoring_over_prediction_time": {r: spent / flipped for r, spent in scoring.items()},
-        **over_plain,
-    }
+    """Processor time of scoring over that of predicting what is scored, all seeds together."""
+    out = {}
+    for figure, arm, predicting in (
+        ("scoring_over_prediction_time", PLAIN, "cpu_seconds"),
+        ("scoring_over_prediction_time_views", VIEWS, "views_cpu_seconds"),
+        ("scoring_over_prediction_time_several", SEVERAL, "several_cpu_seconds"),
+    ):
+        if of := with_arm(found, arm):
+            spent = sum(one["predicting"][predicting] for one in of)
+            scoring = {r: sum(_recipe(one, r, arm)["cpu_seconds"] for one in of) for r in RECIPES}
+            out[figure] = {recipe: seconds / spent for recipe, seconds in scoring.items()}
+    return out
 
 
 def across(
@@ -110,18 +118,18 @@ def across(
     }  # fmt: skip
 
 
-def regions_of(one: Found, recipe: str) -> Regions:
+def regions_of(one: Found, recipe: str, arm: str = PLAIN) -> Regions:
     """All classes of one seed together."""
-    return sum((Regions(**counts) for counts in _recipe(one, recipe)["regions"].values()), Regions())
+    return sum((Regions(**counts) for counts in _recipe(one, recipe, arm)["regions"].values()), Regions())
 
 
-def _recipe(one: Found, recipe: str) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = one["finding"]["recipes"][recipe]
+def _recipe(one: Found, recipe: str, arm: str) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = _finding(one, arm)["recipes"][recipe]
     return found
 
 
-def _dice(one: Found) -> Mapping[str, Mapping[str, float | None]]:
-    found: Mapping[str, Mapping[str, float | None]] = one["finding"]["dice"]
+def _finding(one: Found, arm: str) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = one["finding"] if arm == PLAIN else one["finding_also"][arm]
     return found
 
 
@@ -231,6 +239,9 @@ def gates(measures: Mapping[str, Any], preset: Preset) -> list[Gate]:
             continue
         for figure in ("sensitivity", "precision"):
             out.append(_above(measures, f"{figure}{end}", "aa8k"))
+            # Its recipe was made for several models.
+            if f"{figure}_{SEVERAL}{end}" in measures:
+                out.append(_above(measures, f"{figure}_{SEVERAL}{end}", "aa8k"))
         out.append(_above(measures, f"spearman{end}", "entropy"))
     return out
 

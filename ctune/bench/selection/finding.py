@@ -16,25 +16,30 @@ from ctune.cohort import predict_cases
 from ctune.compositions import load_model
 from ctune.expert import truth_of
 from ctune.importance import CaseImportance
+from ctune.importance.files import read_crops
 from ctune.importance.judged import judged_volumes
 from ctune.importance.pool import score_pool
 from ctune.optimise import resolve_device
 from ctune.predict import read_masks
-from ctune.types import OnProgress, View
+from ctune.types import Mask, OnProgress, View
 from ctune.validate import dice_of
 
 RECIPES = ("ctune", "aa8k")
+PLAIN, VIEWS, SEVERAL = "plain", "views", "several"
+"""What scores are made from: one model's plain pass, as a round does it; that and its views; the plain passes of several models."""
 
 
-def predict_candidates(cohort: Cohort, folder: Path, views: Sequence[View], on_progress: OnProgress) -> float:
-    """Predict the pool with the cohort's model, with `views` or plainly without; returns the processor seconds."""
+def predict_candidates(
+    cohort: Cohort, folder: Path, views: Sequence[View], on_progress: OnProgress, model: str = ""
+) -> float:
+    """Predict the pool with `model`, the cohort's own by default, with `views` or plainly without; returns the processor seconds."""
     project = cohort.project
-    model = load_model(project.open_registry(), cohort.model, resolve_device("cpu"))
+    loaded = load_model(project.open_registry(), model or cohort.model, resolve_device("cpu"))
     begun = time.process_time()
     predict_cases(
         project,
-        model.network,
-        model.digest,
+        loaded.network,
+        loaded.digest,
         cohort.candidates,
         folder,
         views=views,
@@ -43,25 +48,42 @@ def predict_candidates(cohort: Cohort, folder: Path, views: Sequence[View], on_p
     return time.process_time() - begun
 
 
-def measure(cohort: Cohort, predictions: Path, work: Path, on_progress: OnProgress) -> dict[str, Any]:
-    """Regions, scores and Dice of every candidate, by recipe."""
+def measure(
+    cohort: Cohort, predictions: Sequence[Path], work: Path, on_progress: OnProgress
+) -> dict[str, Any]:
+    """Regions, scores and Dice of every candidate, by recipe. predictions: one model's, or several models', which are judged by
+    the mask of their mean."""
     recipes = {recipe: _recipe(cohort, recipe, predictions, work / recipe, on_progress) for recipe in RECIPES}
     return {"recipes": recipes, "dice": dice_of_predictions(cohort, predictions)}
 
 
-def dice_of_predictions(cohort: Cohort, predictions: Path) -> dict[str, dict[str, float | None]]:
+def dice_of_predictions(cohort: Cohort, predictions: Sequence[Path]) -> dict[str, dict[str, float | None]]:
     """{case: {class: Dice}} of the candidates' predictions."""
     out = {}
     for case_id in cohort.candidates:
-        grid = cohort.project.pool.grid(case_id)
-        found = read_masks(predictions / case_id, grid)
-        truth = truth_of(cohort.truth, case_id, cohort.scale.classes, grid)
+        found, truth = predicted_and_true(cohort, case_id, predictions)
         out[case_id] = {name: dice_of(found[name], truth[name]) for name in cohort.scale.classes}
     return out
 
 
+def predicted_and_true(
+    cohort: Cohort, case_id: str, predictions: Sequence[Path]
+) -> tuple[dict[str, Mask], Mapping[str, Mask]]:
+    """{class: mask (X, Y, Z) uint8} as predicted and as it is. The mask of several models: where their mean probability is above
+    the threshold."""
+    grid, names = cohort.project.pool.grid(case_id), cohort.scale.classes
+    truth, folders = truth_of(cohort.truth, case_id, names, grid), [one / case_id for one in predictions]
+    if len(folders) == 1:
+        return read_masks(folders[0], grid), truth
+    masks, level = {}, cohort.project.config.inference.threshold * 255
+    for one in read_crops(folders, grid, names, floor=1, clear=False):
+        masks[one.name] = np.zeros(grid.shape, dtype=np.uint8)
+        masks[one.name][one.box] = one.p > level
+    return masks, truth
+
+
 def _recipe(
-    cohort: Cohort, recipe: str, predictions: Path, out: Path, on_progress: OnProgress
+    cohort: Cohort, recipe: str, predictions: Sequence[Path], out: Path, on_progress: OnProgress
 ) -> dict[str, Any]:
     project, config = cohort.project, cohort.project.config
     changed = config.model_copy(
@@ -70,7 +92,7 @@ def _recipe(
 
     def score(place: Path, per_class: bool) -> list[CaseImportance]:
         return score_pool(
-            [predictions],
+            predictions,
             cohort.candidates,
             place,
             grid_of=project.pool.grid,
@@ -103,12 +125,12 @@ def entropy_of(one: CaseImportance) -> float:
     return float(sum(found.uncertain for found in one.classes.values()))
 
 
-def regions_of_case(cohort: Cohort, case_id: str, predictions: Path, maps: Path) -> dict[str, Regions]:
+def regions_of_case(
+    cohort: Cohort, case_id: str, predictions: Sequence[Path], maps: Path
+) -> dict[str, Regions]:
     """{class: what its attention found in one case}."""
-    grid = cohort.project.pool.grid(case_id)
-    found = read_masks(predictions / case_id, grid)
-    truth = truth_of(cohort.truth, case_id, cohort.scale.classes, grid)
-    out = {}
+    grid, out = cohort.project.pool.grid(case_id), {}
+    found, truth = predicted_and_true(cohort, case_id, predictions)
     for name in cohort.scale.classes:
         attended = _attention(maps / case_id / f"{name}.nii.gz", found[name].shape)
         out[name] = count_regions(found[name] > 0, truth[name] > 0, attended, grid)

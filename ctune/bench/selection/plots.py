@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
@@ -80,25 +81,42 @@ def _band(
 
 
 def regions(data: str, found: Sequence[Mapping[str, Any]]) -> Bars:
-    """Sensitivity and precision of attention."""
-    from ctune.bench.selection.figures import across, found_in
+    """Sensitivity and precision of attention, from one model and from several."""
+    from ctune.bench.selection.figures import across, found_in, with_arm
+    from ctune.bench.selection.finding import PLAIN, SEVERAL
 
-    figures = across(found, found_in)
-    bars = [
-        _bar(f"{figure}, {name}", figures[figure][recipe], number)
-        for number, (recipe, name) in enumerate(RECIPES.items(), start=1)
-        for figure in ("sensitivity", "precision")
-    ]
-    ratios = {name: figures["attention_over_error_volume"][recipe].value for recipe, name in RECIPES.items()}
-    volume = ", ".join(f"{name} {'none' if of is None else f'{of:.2g}'}" for name, of in ratios.items())
+    bars, ratios = list[Bar](), list[str]()
+    for arm, of in ((arm, with_arm(found, arm)) for arm in (PLAIN, SEVERAL)):
+        if not of:
+            continue
+        figures = across(of, partial(found_in, arm=arm))
+        for number, (recipe, words) in enumerate(RECIPES.items(), start=1):
+            name = words + made_from(arm, of)
+            bars += [_bar(f"{figure}, {name}", figures[figure][recipe], number)
+                     for figure in ("sensitivity", "precision")]  # fmt: skip
+            ratio = figures["attention_over_error_volume"][recipe].value
+            ratios.append(f"{name} {'none' if ratio is None else f'{ratio:.2g}'}")
     return Bars(
         f"Errors found by region: {data}",
         "share",
         bars,
-        f"Volume of attention over that of all errors: {volume}. An error region has at least .2 mL after an opening by one voxel; "
+        f"Volume of attention over that of all errors: {'; '.join(ratios)}. An error region has at least .2 mL after an opening by one voxel; "
         f"a tenth of it must be attended. {_ends('All regions of {} together', found)}",
         x_limits=(0.0, 1.0),
     )
+
+
+def made_from(arm: str, found: Sequence[Mapping[str, Any]]) -> str:
+    """What follows a recipe's name.
+
+    >>> made_from("plain", []), made_from("views", []), made_from("several", [{"scale": {"models": 3}}])
+    ('', ', with views', ', 3 models')
+    """
+    from ctune.bench.selection.finding import SEVERAL, VIEWS
+
+    if arm == SEVERAL:
+        return f", {found[0]['scale']['models']} models"
+    return ", with views" if arm == VIEWS else ""
 
 
 def queue(data: str, found: Sequence[Mapping[str, Any]]) -> Bars:
@@ -142,7 +160,7 @@ def cost(sets: Mapping[str, Sequence[Mapping[str, Any]]], measures: Mapping[str,
         "What scoring costs",
         "processor time of scoring over that of predicting",
         bars,
-        "Predicting with the two views that scoring asks for: mirror images, of the hippocampus images 4 mm elsewhere. "
+        "One pass of one model. "
         + _ends("Time of {} together", *filter(None, sets.values()))
         + (f" A CT of 512 x 512 x 200 voxels with nine classes: {large}." if large else ""),
         mark=0.1,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from ctune.bench.selection.cohort import (
     make_cohort,
 )
 from ctune.bench.selection.figures import gates, summary
-from ctune.bench.selection.finding import RECIPES, measure, predict_candidates
+from ctune.bench.selection.finding import PLAIN, RECIPES, SEVERAL, VIEWS, measure, predict_candidates
 from ctune.bench.selection.large import measure as measure_large
 from ctune.bench.selection.parts import Earlier, asked, folder_of
 from ctune.bench.selection.worth import measure as measure_worth
@@ -73,35 +73,55 @@ def one(
 ) -> dict[str, Any]:
     """Everything of one data set and seed, with rounds or without; each way of choosing is kept as it ends."""
     cohort = make_cohort(folder, data, preset, seed, on_progress)
-    predictions = folder / "predictions"
-    spent = part(folder / "predicted.json", _predict, cohort, predictions, on_progress)
-    found = part(folder / "finding.json", measure, cohort, predictions, folder / "scores", on_progress)
-    worth = measure_worth(cohort, predictions, folder, on_progress) if rounds else {}
-    for done in (predictions, folder / "scores", cohort.project.cache):
-        shutil.rmtree(done, ignore_errors=True)
+    places = _Places(folder)
+    spent = part(folder / "predicted.json", _predict, cohort, places, on_progress)
+    arms = places.arms(cohort)
+    found = {
+        arm: part(folder / f"finding-{arm}.json", measure, cohort, predictions, folder / f"scores-{arm}", on_progress)
+        for arm, predictions in arms.items()
+    }  # fmt: skip
+    worth = measure_worth(cohort, arms[PLAIN][0], folder, on_progress) if rounds else {}
+    done = {place for predictions in arms.values() for place in predictions}
+    for place in (*done, *(folder / f"scores-{arm}" for arm in arms), cohort.project.cache):
+        shutil.rmtree(place, ignore_errors=True)
     return {
         "scale": asdict(cohort.scale),
         "model": cohort.model,
         "predicting": spent,
-        "finding": found,
+        "finding": found.pop(PLAIN),
+        "finding_also": found,
         "worth": worth,
         "digest": cohort.digest,
     }
 
 
-def _predict(cohort: Cohort, folder: Path, on_progress: OnProgress) -> Mapping[str, Any]:
-    """With the views that scoring asks for, which stay; and plainly, to know what that alone would take."""
-    plain = folder.with_name(f"{folder.name}-plain")
-    for begun in (folder, plain):
+@dataclass(frozen=True)
+class _Places:
+    """Where predictions of the pool lie."""
+
+    folder: Path
+
+    def arms(self, cohort: Cohort) -> dict[str, list[Path]]:
+        """{what scores are made from: the predictions}: one model's plain pass, as rounds have it; that model and its views; the plain
+        passes of several models. Where there is one model, as of phantoms that are there for their rounds, the first alone."""
+        plain = [self.folder / f"predictions-{n + 1}" for n in range(1 + len(cohort.others))]
+        also = {VIEWS: [self.folder / "predictions-views"], SEVERAL: plain} if cohort.others else {}
+        return {PLAIN: plain[:1], **also}
+
+
+def _predict(cohort: Cohort, places: _Places, on_progress: OnProgress) -> Mapping[str, Any]:
+    """Processor seconds of predicting the pool, by arm."""
+    arms = places.arms(cohort)
+    for begun in {place for predictions in arms.values() for place in predictions}:
         # Of a run that was killed: what is there already would take no time.
         shutil.rmtree(begun, ignore_errors=True)
-    views = cohort.project.config.importance.views
-    flipped, plainly = (
-        predict_candidates(cohort, place, seen, on_progress) for place, seen in ((folder, views), (plain, ()))
-    )
-    shutil.rmtree(plain)
-    return {
-        "cpu_seconds": round(flipped, 3),
-        "plain_cpu_seconds": round(plainly, 3),
-        "cases": len(cohort.candidates),
-    }
+    plain = [
+        predict_candidates(cohort, place, (), on_progress, model)
+        for place, model in zip(arms.get(SEVERAL, arms[PLAIN]), (cohort.model, *cohort.others), strict=True)
+    ]
+    out = {"cases": len(cohort.candidates), "cpu_seconds": round(plain[0], 3)}
+    if VIEWS in arms:
+        views = cohort.project.config.importance.views
+        seconds = predict_candidates(cohort, arms[VIEWS][0], views, on_progress)
+        out |= {"views_cpu_seconds": round(seconds, 3), "several_cpu_seconds": round(sum(plain), 3)}
+    return out
