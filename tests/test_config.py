@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ctune.config import CONFIG_NAME, PRESETS, Config, dump, from_mapping, load, preset
+from ctune.config import CONFIG_NAME, PRESETS, Config, ImportanceConfig, dump, from_mapping, load, preset
 from ctune.errors import ConfigError, UnknownClassError
 
 
@@ -39,6 +39,12 @@ def test_a_preset_survives_the_way_through_a_file(name: str, tmp_path: Path) -> 
 
 def test_flipping_left_and_right_is_off_in_every_preset() -> None:
     assert {name: "x" in preset(name).importance.flips for name in PRESETS} == dict.fromkeys(PRESETS, False)
+
+
+def test_rounds_look_at_views_only_where_that_is_asked_for() -> None:
+    found = ImportanceConfig(flips=("y",), shifts=((4, 0, 0),))
+    assert found.views == ("y", (4, 0, 0)) and found.views_of_rounds == ()
+    assert found.model_copy(update={"consistency": True}).views_of_rounds == found.views
 
 
 @pytest.mark.parametrize(

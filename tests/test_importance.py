@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from scipy import ndimage
 
 from ctune.config import ImportanceConfig
 from ctune.importance import (
@@ -21,6 +23,7 @@ from ctune.importance import (
     score_case,
     write_importances,
 )
+from ctune.importance.morphology import wide
 from ctune.types import Grid, Prediction
 
 CTUNE, AA8K = ImportanceConfig(recipe="ctune"), ImportanceConfig(recipe="aa8k")
@@ -161,6 +164,31 @@ def test_inconsistency_and_overlap_add_to_the_score() -> None:
     assert (
         double.classes["liver"].overlapping > 0 and "overlap other classes" in double.classes["liver"].reason
     )
+
+
+def test_neighbours_that_touch_do_not_overlap() -> None:
+    """Both claim one plane where they meet, as in every case; two planes are an error of 2 mm; so is one plane of 5 mm."""
+    left, right = (np.zeros((24, 24, 24), dtype=np.float32) for _ in range(2))
+    left[:12], right[11:] = 1.0, 1.0
+
+    def ml(*masks: np.ndarray, spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> tuple[float, int]:
+        grid = Grid(masks[0].shape, np.diag([*spacing, 1.0]))
+        found = score_case(Prediction("case", ("liver", "spleen"), np.stack(masks), grid, model="m"), CTUNE)
+        return found.classes["liver"].overlapping, int((found.attention > 0).sum())
+
+    assert ml(left, right) == (0.0, 0)
+    right[10] = 1.0
+    overlapping, attended = ml(left, right)
+    assert overlapping == pytest.approx(1.152) and attended >= 1152, "two planes of 576 mm3"
+    right[10] = 0.0
+    assert ml(left, right, spacing=(5.0, 1.0, 1.0))[0] == pytest.approx(2.88), "a plane of 5 mm is no sheet"
+
+
+@given(arrays(bool, array_shapes(min_dims=3, max_dims=3, max_side=7)), st.booleans())
+def test_what_is_wide_is_an_opening_by_two_voxels(mask: np.ndarray, thick: bool) -> None:
+    box = np.ones((2, 2, 1 if thick else 2), dtype=bool)
+    opened = ndimage.binary_opening(np.pad(mask, 2), box)[2:-2, 2:-2, 2:-2]
+    assert np.array_equal(wide(mask, (1.0, 2.9, 3.0 if thick else 1.0)), opened)
 
 
 def test_reasons_are_words_with_millilitres() -> None:

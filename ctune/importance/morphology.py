@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
 from ctune.importance.crops import occupied
 
 Booleans = npt.NDArray[np.bool_]
+
+THICK_MM = 3.0
+"""Of a voxel that is no thin sheet by itself: two of a network's usual 1.5 mm."""
 
 
 def dilated(mask: Booleans, steps: int = 1) -> Booleans:
@@ -31,20 +36,22 @@ def opened(mask: Booleans, steps: int = 2) -> Booleans:
     return dilated(eroded(mask, steps), steps)
 
 
-def two_wide(mask: Booleans) -> Booleans:
-    """What of (X, Y, Z) bool lies in a cube of 2 x 2 x 2 voxels that is all in it: an opening that takes sheets and threads of one voxel.
+def wide(mask: Booleans, spacing_mm: Sequence[float]) -> Booleans:
+    """(X, Y, Z) bool without sheets and threads of one voxel: an opening by a box of two voxels a side, of one where a voxel is
+    `THICK_MM` or more, since a sheet of one slice is no thin one there.
 
-    >>> sheet = np.zeros((4, 4, 4), dtype=bool); sheet[1] = True
-    >>> int(two_wide(sheet).sum()), int(two_wide(sheet | np.roll(sheet, 1, axis=0)).sum())
-    (0, 32)
+    >>> sheet = np.zeros((4, 4, 4), dtype=bool); sheet[:, :, 1] = True
+    >>> int(wide(sheet, (1, 1, 1)).sum()), int(wide(sheet, (1, 1, 5)).sum()), int(wide(sheet | np.roll(sheet, 1, axis=2), (1, 1, 1)).sum())
+    (0, 16, 32)
     """
     box = occupied(mask.T)[::-1]
     out, inside = np.zeros_like(mask), mask[box].copy()
-    for axis in range(mask.ndim):
+    axes = [axis for axis, mm in enumerate(spacing_mm) if mm < THICK_MM]
+    for axis in axes:
         rows = inside.swapaxes(0, axis)
         rows[:-1] &= rows[1:].copy()
         rows[-1:] = False
-    for axis in range(mask.ndim):
+    for axis in axes:
         rows = inside.swapaxes(0, axis)
         rows[1:] |= rows[:-1].copy()
     out[box] = inside

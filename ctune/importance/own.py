@@ -11,7 +11,7 @@ import numpy as np
 from ctune.importance.attention import attention
 from ctune.importance.crops import Booleans, Crop, Levels, claimed_twice, histogram
 from ctune.importance.measures import binary_entropy, doubt, fragments, mutual_information, share
-from ctune.importance.morphology import two_wide
+from ctune.importance.morphology import wide
 from ctune.importance.plausibility import (
     Usual,
     is_right,
@@ -54,7 +54,7 @@ def score_classes(
     places = {one.name: middle for one, middle in zip(found, middles, strict=True)}
     for one, mask, claimed in zip(found, masks, claimed_twice(masks, found, grid), strict=True):
         # Neighbours that touch overlap in a sheet of one voxel in every case, which says nothing about this one.
-        crowded = two_wide(claimed)
+        crowded = wide(claimed, grid.spacing_mm)
         strayed = _strayed(one, mask, grid, places)
         yield (
             in_pool(one.name, _measured(one, level, mask, crowded, strayed, grid), pool),

@@ -15,6 +15,7 @@ from ctune.bench.selection.chapter import compared_in_words, gain_in_words
 from ctune.bench.selection.cohort import COARSE, HIPPOCAMPUS
 from ctune.bench.selection.compared import against, gain, with_rounds
 from ctune.bench.selection.figures import ENDS, mean_curve
+from ctune.bench.selection.finding import SEVERAL, VIEWS
 from ctune.bench.selection.joined import joined
 from ctune.bench.selection.worth import WAYS
 from ctune.data.files import write_atomically
@@ -28,9 +29,15 @@ _ROWS = (
     ("attention over the volume of all errors", "attention_over_error_volume", "at most 3"),
     ("Spearman with 1 - Dice", "spearman", "at least .6"),
     ("of the worst tenth in the first fifth", "worst_tenth_in_first_fifth", "at least .8"),
-    ("scoring over prediction with two views", "scoring_over_prediction_time", "at most .1"),
-    ("scoring over plain prediction", "scoring_over_plain_prediction_time", ""),
+    ("scoring over prediction", "scoring_over_prediction_time", "at most .1"),
 )
+_ALSO = (
+    ("sensitivity", "sensitivity"),
+    ("precision", "precision"),
+    ("Spearman", "spearman"),
+    ("worst tenth in the first fifth", "worst_tenth_in_first_fifth"),
+)
+"""Figures that are told of scores from views and from several models too."""
 
 
 def newest(folder: Path = RESULTS, preset: str = "cpu") -> tuple[Path, BenchResult]:
@@ -68,7 +75,28 @@ def table(name: str, result: BenchResult) -> str:
     ]
     if large:
         lines.append(f"| a CT of 512x512x200, nine classes | reported | {' | '.join(large)} | | |")
-    return "\n".join([*lines, "", *_rounds(result), ""])
+    return "\n".join([*lines, "", *_made_from(result), *_rounds(result), ""])
+
+
+def _made_from(result: BenchResult) -> list[str]:
+    """What more passes are worth: one model's, with views, and several models'. Nothing where it was not measured."""
+    measures: Mapping[str, Any] = result.measures
+    if not any(name.startswith(f"sensitivity_{SEVERAL}") for name in measures):
+        return []
+    rows = [
+        f"| {data}, {words} | "
+        + " | ".join(
+            f"{_cell(measures, f'{figure}{arm}{end}', 'ctune')} / {_cell(measures, f'{figure}{arm}{end}', 'aa8k')}"
+            for _, figure in _ALSO
+        )
+        + " |"
+        for data, end in (("phantoms", ""), (HIPPOCAMPUS, ENDS[HIPPOCAMPUS]))
+        for words, arm in (("one pass", ""), ("with two views", f"_{VIEWS}"), ("three models", f"_{SEVERAL}"))
+        if f"sensitivity{arm}{end}" in measures
+    ]
+    head = " | ".join(words for words, _ in _ALSO)
+    title = f"| `ctune` / published recipe, from | {head} |"
+    return [title, "|---" * (len(_ALSO) + 1) + "|", *rows, ""]
 
 
 def _rounds(result: BenchResult) -> list[str]:
