@@ -59,13 +59,13 @@ def predict(
         ),
     ] = "nifti",
     probabilities: Annotated[
-        bool, typer.Option("--probabilities", help="Also write the probability of every class.")
+        bool, typer.Option("--probabilities", help="Also write the probability of every class, for `ctune score`.")
     ] = False,
     flips: Annotated[
         bool,
         typer.Option(
             "--flips",
-            help="Also measure how predictions change when the image is mirrored or moved (importance.flips, importance.shifts), for `ctune score`; writes probabilities too.",
+            help="Also measure how predictions change when the image is mirrored or moved (importance.flips, importance.shifts), a pass more for each; writes probabilities too.",
         ),
     ] = False,
     runtime: RuntimeName = "torch",

@@ -26,7 +26,7 @@ def score(
     predictions: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Folder or URL that `ctune predict --flips -o` wrote; several, of several models, are scored as one ensemble.",
+            help="Folder or URL that `ctune predict --probabilities -o` wrote; several, of several models, are scored as one ensemble.",
             show_default="predictions",
         ),
     ] = None,
@@ -106,7 +106,7 @@ def _how(
         for place, cases in zip(places, each, strict=True):
             if not cases:
                 raise UsageError(
-                    f"expected predictions in {place}, found none; run `ctune predict MODEL --flips -o {place}` first"
+                    f"expected predictions in {place}, found none; run `ctune predict MODEL --probabilities -o {place}` first"
                 )
         ids = sorted(set.intersection(*each))
         if len(ids) < max(len(cases) for cases in each):

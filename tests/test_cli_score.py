@@ -241,7 +241,7 @@ def test_without_predictions_it_says_what_to_run(made: Project, tmp_path: Path) 
     answer = run(made, tmp_path / "nothing")
     assert (
         answer.exit_code == UsageError.exit_code
-        and "found none; run `ctune predict MODEL --flips" in answer.stderr
+        and "found none; run `ctune predict MODEL --probabilities" in answer.stderr
     )
 
 
