@@ -59,7 +59,8 @@ def predict(
         ),
     ] = "nifti",
     probabilities: Annotated[
-        bool, typer.Option("--probabilities", help="Also write the probability of every class, for `ctune score`.")
+        bool,
+        typer.Option("--probabilities", help="Also write the probability of every class, for `ctune score`."),
     ] = False,
     flips: Annotated[
         bool,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -17,7 +19,15 @@ from ctune.bench.result import BenchResult, Gate, all_results
 from ctune.bench.run import run_bench
 from ctune.bench.selection import protocol
 from ctune.bench.selection.chapter import compared_in_words, minutes_in_words, tables
-from ctune.bench.selection.cohort import COARSE, HIPPOCAMPUS, PHANTOMS, SCALES, make_cohort
+from ctune.bench.selection.cohort import (
+    COARSE,
+    HIPPOCAMPUS,
+    PHANTOMS,
+    SCALES,
+    _real,
+    kind_of_image,
+    make_cohort,
+)
 from ctune.bench.selection.compared import against, gain
 from ctune.bench.selection.figures import curve, gates, minutes_to, ratios_to_random, summary
 from ctune.bench.selection.finding import ranking
@@ -33,6 +43,7 @@ from ctune.errors import UsageError
 from ctune.types import Grid, silent
 
 ROOT = Path(__file__).resolve().parents[1]
+REAL = ROOT.parent / "shared" / "data" / "hippocampus"
 GRID = Grid((20, 12, 12), np.diag([5.0, 5.0, 5.0, 1.0]))
 """A voxel is an eighth of a millilitre."""
 
@@ -416,6 +427,30 @@ def test_rounds_begin_with_the_heads_that_they_tune(tmp_path: Path, monkeypatch:
     assert {base.network.head(n).kind for n in small.revised} == {"text"}
     assert {model.network.head(n).kind for n in small.revised} == {"pyramid"}
     assert model.record.base == base.record.base
+
+
+def test_the_kind_of_an_mr_image_is_how_its_numbers_lie_on_disk(tmp_path: Path) -> None:
+    for name, dtype, largest in (
+        ("bytes", np.uint8, 255),
+        ("small", np.float32, 2e4),
+        ("large", np.float32, 2.1e4),
+    ):
+        values = np.full((4, 4, 4), largest, dtype=dtype)
+        nib.save(nib.Nifti1Image(values, np.eye(4)), tmp_path / f"{name}.nii.gz")  # type: ignore[no-untyped-call]
+        assert kind_of_image(tmp_path / f"{name}.nii.gz") == name
+
+
+@pytest.mark.skipif(not REAL.exists(), reason=f"{REAL} is not here")
+def test_the_base_of_the_hippocampus_sees_one_kind_of_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the lists that came with the data, which the benchmark does not read."""
+    monkeypatch.setenv("CTUNE_HIPPOCAMPUS", str(REAL))
+    groups = json.loads((REAL / "intensity_groups.json").read_text())
+    group = {name.split(".")[0]: key for key, names in groups.items() for name in names}
+    scale = SCALES[HIPPOCAMPUS][Preset.CPU]
+    for seed in (0, 1):
+        parts = {name: [group[case.id] for case in cases] for name, cases in _real(scale, seed).items()}
+        assert set(parts["base"]) == {"B"} and len(parts["base"]) == scale.base
+        assert parts["pool"].count("B") == 56 and parts["tests"].count("B") == 42 and "A" in parts["pool"]
 
 
 def test_results_of_different_data_sets_are_told_as_one() -> None:

@@ -16,11 +16,13 @@ import torch
 from small_network import GRID, config, project, volume
 
 from ctune.compositions import load_model
+from ctune.data.files import read_json
 from ctune.data.nifti import write_mask, write_volume
 from ctune.errors import PoolError, RoundError, UsageError
 from ctune.evaluate import read_scores
 from ctune.foundation import annotated_classes, retune_model, train_model
 from ctune.hybrid import load_hybrid
+from ctune.importance import read_importances
 from ctune.project import Project
 from ctune.round import (
     ARROWS,
@@ -159,6 +161,20 @@ def test_without_a_truth_the_round_waits_for_the_expert(
     assert all(r.already_there for r in hand_in(made, tmp_path / "in", expert="dr. b").revised)
     state = resume(made)
     assert state.next_arrow is None and state.arrows["revise"].summary["seconds"] == 180
+
+
+@pytest.mark.parametrize("consistency", [False, True])
+def test_a_round_looks_at_views_only_where_that_is_asked_for(
+    copy: tuple[Project, Path, str], consistency: bool
+) -> None:
+    """Each view is one more pass of the network over the whole pool."""
+    made, _, digest = copy
+    asked = made.config.importance.model_copy(update={"consistency": consistency})
+    state = begin(Project(made.root, made.config.model_copy(update={"importance": asked})), digest)
+    (first, *_) = read_importances(folder_of(made, state.number) / "scores.json")
+    told = read_json(folder_of(made, state.number) / "predictions" / first.case_id / "prediction.json")
+    assert told["inconsistency"] is consistency
+    assert any(one.inconsistent > 0 for one in first.classes.values()) is consistency
 
 
 def test_going_on_with_what_there_is(copy: tuple[Project, Path, str], tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from nibabel.filebasedimages import ImageFileError as NibabelError
 from nibabel.spatialimages import HeaderDataError
 
 from ctune.data.files import write_atomically
-from ctune.data.gunzip import DAMAGED, gunzipped
+from ctune.data.gzipped import DAMAGED, gunzipped, gzipping
 from ctune.errors import GeometryError, ImageFileError, LabelError
 from ctune.types import UNLABELLED, Affine, Case, Grid, Mask, Probabilities, Volume
 
@@ -303,8 +303,7 @@ def _write(path: Path, data: npt.NDArray[Any], grid: Grid, slope: float | None =
         file: Any = opened.enter_context(temporary.open("wb"))
         if path.suffix == ".gz":
             # No time and no name in the gzip header: the same image gives the same bytes.
-            packed = gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0, compresslevel=3)
-            file = opened.enter_context(packed)
+            file = opened.enter_context(gzipping(file))
         file.write(header)
         file.write(np.asfortranarray(data).tobytes(order="F"))
 

@@ -13,7 +13,7 @@ from nibabel.filebasedimages import ImageFileError as NibabelError
 from nibabel.wrapstruct import WrapStructError
 
 from ctune.data.files import read_json
-from ctune.data.gunzip import DAMAGED, gunzipped
+from ctune.data.gzipped import DAMAGED, gunzipped
 from ctune.data.nifti import check_same_grid
 from ctune.errors import DataError, ImageFileError
 from ctune.importance.crops import Crop, Levels, crop, side_mm

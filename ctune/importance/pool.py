@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -57,13 +57,14 @@ class Scoring:
             "predictions": [stamp_of(folder, self.files) for folder in folders],
         }  # fmt: skip
 
-    @property
+    @cached_property
     def pool(self) -> dict[str, Any]:
-        """What else decides its score: the weights, and what is usual in the pool. Nothing of it in the published recipe."""
+        """What else decides its score, as JSON has it: the weights, and what is usual in the pool. Nothing of it in the published recipe."""
         if self._published:
             return {}
         usual = {name: asdict(self.usual[name]) for name in self.classes if name in self.usual}
-        return {"weights": asdict(self.weights), "usual": usual}
+        found: dict[str, Any] = _as_json({"weights": asdict(self.weights), "usual": usual})
+        return found
 
     @property
     def _published(self) -> bool:
@@ -75,14 +76,16 @@ class Scoring:
         Reads its predictions' records alone. Where the pool or the weights have changed since, the score follows them from
         the measures that are kept; no map depends on them.
         """
-        path = self.out / f"{case_id}.json"
-        found = _finished(path)
-        if found is None or found["about"] != _as_json(self.about(case_id)):
+        return self._known(case_id, _as_json(self.about(case_id)))
+
+    def _known(self, case_id: str, about: dict[str, Any]) -> CaseImportance | None:
+        found = _finished(self.out / f"{case_id}.json")
+        if found is None or found["about"] != about:
             return None
         record = of_record(found["importance"])
-        if found["pool"] != _as_json(self.pool):
+        if found["pool"] != self.pool:
             record = self._in_pool(record)
-            self._write(path, record)
+            self._write(record, about)
         return record
 
     def case(self, case_id: str, grid: Grid) -> CaseImportance:
@@ -90,7 +93,8 @@ class Scoring:
 
         Raises what ``read_crops`` raises.
         """
-        record = self.known(case_id)
+        about = _as_json(self.about(case_id))
+        record = self._known(case_id, about)
         if record is None:
             out, settings = self.out, self.config.importance
             floor, clear = floor_of(settings)
@@ -111,7 +115,7 @@ class Scoring:
             for name, heat in importance.maps.items():
                 write_volume(out / case_id / f"{name}.nii.gz", heat, grid)
             record = importance.summary()
-            self._write(out / f"{case_id}.json", record)
+            self._write(record, about)
         return record
 
     def _in_pool(self, record: CaseImportance) -> CaseImportance:
@@ -122,10 +126,10 @@ class Scoring:
         )
         return CaseImportance(record.case_id, score, classes, minutes)
 
-    def _write(self, path: Path, record: CaseImportance) -> None:
+    def _write(self, record: CaseImportance, about: dict[str, Any]) -> None:
         write_json(
-            path,
-            {"about": self.about(record.case_id), "pool": self.pool, "importance": as_record(record)},
+            self.out / f"{record.case_id}.json",
+            {"about": about, "pool": self.pool, "importance": as_record(record)},
         )
 
 

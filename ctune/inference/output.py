@@ -20,7 +20,7 @@ import torch
 from ctune.config import Cleaning
 from ctune.data.exchange import Format, Series, table_beside, write_segmentation
 from ctune.data.files import read_json, write_json
-from ctune.data.gunzip import gunzipped
+from ctune.data.gzipped import gunzipped
 from ctune.data.itksnap import write_descriptions
 from ctune.data.nifti import header_bytes
 from ctune.errors import UnknownClassError

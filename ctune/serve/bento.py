@@ -24,7 +24,7 @@ INCLUDE = (
     *(
         f"ctune/data/{name}.py"
         for name in (
-            "__init__", "annotations", "dicom_seg", "dicom_series", "exchange", "files", "gunzip", "gzip_blocks", "itksnap", "kinds",
+            "__init__", "annotations", "dicom_seg", "dicom_series", "exchange", "files", "gzip_blocks", "gzipped", "itksnap", "kinds",
             "labels", "nifti", "nrrd", "placing", "preprocess", "seg_nrrd", "segmentations", "terminology", "zipped",
         )
     ),
