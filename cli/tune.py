@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -60,6 +61,13 @@ def tune(
             help="Share of the cases annotated earlier that train again, such as 0.1; tune.reuse by default.",
         ),
     ] = None,
+    scores: Annotated[
+        Path | None,
+        typer.Option(
+            "--scores",
+            help="What `ctune score` wrote: the most important of the earlier cases train again first; tune.scores by default.",
+        ),
+    ] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="tune.epochs by default.")] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Register heads that are worse than those they replace.")
@@ -84,6 +92,7 @@ def tune(
         "head": head,
         "unlabelled": unlabelled,
         "reuse": reuse,
+        "scores": None if scores is None else str(scores.resolve()),
         "epochs": epochs,
     }
     changes: dict[str, Any] = {key: value for key, value in wanted.items() if value is not None}

@@ -156,6 +156,8 @@ class Tuning(Optimisation):
     whole pool."""
     reuse: float = Field(0.0, ge=0, le=1)
     """Share of the cases annotated earlier that train again beside these, most important first; of no matter for full."""
+    scores: str = ""
+    """Folder that `ctune score` left, below the project's or absolute: the importance of earlier cases, beside that of rounds."""
     head: Literal["keep", "text", "pyramid"] = "keep"
     """Kind of the tuned heads; keep: what a class has, and heads.new_kind for a class without a head."""
     start: Literal["model", "scratch"] = "model"

@@ -29,7 +29,7 @@ from ctune.optimise import HOW, identity_of
 from ctune.outcome import compose, write_record, write_weights
 from ctune.predict import masks_of, predict_case
 from ctune.project import Project
-from ctune.replay import earlier_cases, replay_cases, round_scores
+from ctune.replay import earlier_cases, known_scores, replay_cases
 from ctune.strategy import JUDGED, must_be_seen, only, training_cases, training_data
 from ctune.train import settle, start_at_priors, train
 from ctune.tune import Proof, TuneResult, feature_source, prove_unmoved, snapshot, tune_heads
@@ -193,7 +193,7 @@ def replayed_cases(project: Project, classes: Sequence[str], trained: Sequence[s
     if not settings.reuse:
         return []
     earlier = earlier_cases(project, trained, training_cases(project, classes, settings))
-    return replay_cases(earlier, round_scores(project), settings.reuse, seed)
+    return replay_cases(earlier, known_scores(project), settings.reuse, seed)
 
 
 def _kept(changes: Mapping[str, Change], trained: Sequence[str], *, one_by_one: bool) -> tuple[str, ...]:

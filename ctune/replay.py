@@ -48,6 +48,17 @@ def earlier_cases(project: Project, classes: Collection[str], training: Sequence
     ]
 
 
+def known_scores(project: Project) -> dict[str, float]:
+    """{case: its importance}: from what ``tune.scores`` names, else from the last round that scored it. Nobody scored the others.
+
+    Raises DataError where ``tune.scores`` names no scores.
+    """
+    named = project.config.tune.scores
+    path = project.root / named
+    asked = read_importances(path if path.suffix == ".json" else path / "scores.json") if named else []
+    return round_scores(project) | {one.case_id: one.score for one in asked}
+
+
 def round_scores(project: Project) -> dict[str, float]:
     """{case: its importance}, from the last round that scored it; a case that no round scored is not there."""
     scores: dict[str, float] = {}

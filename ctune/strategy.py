@@ -41,6 +41,10 @@ def senseless(settings: Tuning) -> list[str]:
         out.append(
             f"reuse = {settings.reuse:g} does nothing with data = full: every case that people annotated trains already"
         )
+    if settings.scores and not settings.reuse:
+        out.append(
+            f"scores = {settings.scores} does nothing with reuse = 0: no earlier case trains again; --reuse 0.1 takes a tenth of them"
+        )
     if settings.neighbour_share and settings.data == "revised-only":
         out.append(
             f"neighbour_share = {settings.neighbour_share:g} does nothing with data = revised-only: labels of other "

@@ -15,6 +15,7 @@ from small_network import config, project, volume
 from ctune.compositions import load_model
 from ctune.config import Config
 from ctune.continual import tune_model
+from ctune.errors import DataError
 from ctune.foundation import train_model
 from ctune.importance import CaseImportance, write_importances
 from ctune.project import Project
@@ -77,6 +78,19 @@ def test_the_last_round_that_scored_a_case_counts(home: Project) -> None:
     finally:
         for path in (home.root / "rounds").glob("*/*"):
             path.unlink()
+
+
+def test_cases_that_no_round_scored_are_ordered_by_the_scores_that_are_named(
+    home: Project, tmp_path: Path
+) -> None:
+    """A first round has nothing but what was imported."""
+    scores = {"case_1": 1.0, "case_2": 3.0, "case_3": 2.0}
+    write_importances(tmp_path / "scores.json", [CaseImportance(c, s, {}) for c, s in scores.items()])
+    for named in (tmp_path, tmp_path / "scores.json"):
+        got = used(home, ["aorta"], trainable="all", reuse=0.5, scores=str(named))
+        assert got["liver"] == {"case_0", "case_2", "case_3"}
+    with pytest.raises(DataError, match=r"expected scores in .*nowhere.*run `ctune score` first"):
+        used(home, ["aorta"], trainable="all", reuse=0.5, scores="nowhere")
 
 
 def used(home: Project, classes: list[str], **changes: object) -> dict[str, set[str]]:
