@@ -231,7 +231,7 @@ class ImportanceConfig(Section):
         return shifts
 
     consistency: bool = False
-    """Whether rounds and the service look at these views too, a pass more for each. Off: they found no more (docs/selection.md)."""
+    """Whether rounds and the service look at these views too, a pass more for each. Off: they find no more (docs/selection.md)."""
     rounds: int = Field(0, ge=0)
     """Of how many earlier rounds the heads take part in the consistency of a round's prediction; they share its base."""
 
