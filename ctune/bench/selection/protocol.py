@@ -84,7 +84,7 @@ def one(
     done = {place for predictions in arms.values() for place in predictions}
     for place in (*done, *(folder / f"scores-{arm}" for arm in arms), cohort.project.cache):
         shutil.rmtree(place, ignore_errors=True)
-    return {
+    measured: dict[str, Any] = shortened({
         "scale": asdict(cohort.scale),
         "model": cohort.model,
         "predicting": spent,
@@ -92,7 +92,21 @@ def one(
         "finding_also": found,
         "worth": worth,
         "digest": cohort.digest,
-    }
+    })  # fmt: skip
+    return measured
+
+
+def shortened(value: Any) -> Any:
+    """The same with numbers of six digits: a result holds those of some ten thousand cases, and no figure is told with more.
+
+    >>> shortened({"dice": [0.8123456789, 3]})
+    {'dice': [0.812346, 3]}
+    """
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, Mapping):
+        return {key: shortened(item) for key, item in value.items()}
+    return [shortened(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 @dataclass(frozen=True)
