@@ -193,7 +193,7 @@ def replayed_cases(project: Project, classes: Sequence[str], trained: Sequence[s
     if not settings.reuse:
         return []
     earlier = earlier_cases(project, trained, training_cases(project, classes, settings))
-    return replay_cases(earlier, known_scores(project), settings.reuse, seed)
+    return replay_cases(earlier, known_scores(project, earlier), settings.reuse, seed)
 
 
 def _kept(changes: Mapping[str, Change], trained: Sequence[str], *, one_by_one: bool) -> tuple[str, ...]:

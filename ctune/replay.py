@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
+from ctune.errors import DataError
 from ctune.importance import read_importances
 from ctune.project import Project
 from ctune.types import Source, Split
@@ -48,15 +49,23 @@ def earlier_cases(project: Project, classes: Collection[str], training: Sequence
     ]
 
 
-def known_scores(project: Project) -> dict[str, float]:
-    """{case: its importance}: from what ``tune.scores`` names, else from the last round that scored it. Nobody scored the others.
+def known_scores(project: Project, cases: Collection[str]) -> dict[str, float]:
+    """{case: its importance} of those of `cases` that anybody scored: from what ``tune.scores`` names, else from the last round that did.
 
-    Raises DataError where ``tune.scores`` names no scores.
+    Raises DataError where ``tune.scores`` names no scores, or those of other cases alone.
     """
-    named = project.config.tune.scores
-    path = project.root / named
-    asked = read_importances(path if path.suffix == ".json" else path / "scores.json") if named else []
-    return round_scores(project) | {one.case_id: one.score for one in asked}
+    named, scores = project.config.tune.scores, round_scores(project)
+    if named:
+        path = project.root / named
+        path = path if path.suffix == ".json" else path / "scores.json"
+        asked = {one.case_id: one.score for one in read_importances(path)}
+        if cases and not asked.keys() & set(cases):
+            raise DataError(
+                f"expected scores of some of {len(cases)} earlier cases in {path}, got those of {len(asked)} others; "
+                "predict and score the pool, not new cases"
+            )
+        scores |= asked
+    return {case: scores[case] for case in cases if case in scores}
 
 
 def round_scores(project: Project) -> dict[str, float]:

@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 from cli.main import app
 from ctune.config import ImportanceConfig
 from ctune.data.files import read_json, write_json
-from ctune.data.nifti import write_probabilities
+from ctune.data.nifti import check_whole, write_probabilities
 from ctune.errors import DataError, GeometryError, ImageFileError, UsageError
 from ctune.importance import read_importances, score_case
 from ctune.importance.case import floor_of
@@ -24,6 +24,7 @@ from ctune.importance.files import channels, read_crops
 from ctune.importance.judged import judged_volumes
 from ctune.predict import read_prediction
 from ctune.project import Project
+from ctune.types import Grid
 
 runner = CliRunner()
 CLASSES = ("liver", "spleen")
@@ -243,6 +244,24 @@ def test_without_predictions_it_says_what_to_run(made: Project, tmp_path: Path) 
         answer.exit_code == UsageError.exit_code
         and "found none; run `ctune predict MODEL --probabilities" in answer.stderr
     )
+
+
+def test_whichever_byte_is_damaged_one_line_says_so(tmp_path: Path) -> None:
+    """nibabel reads the header with the standard library, ctune the voxels with another: each has errors of its own."""
+    path, grid = tmp_path / "probabilities.nii.gz", Grid((20, 20, 20), np.eye(4))
+    values = np.random.default_rng(0).random((1, 20, 20, 20)).astype(np.float32)
+    write_probabilities(path, values, grid)
+    whole, refused = path.read_bytes(), 0
+    for at in (*range(10, 200), *range(200, len(whole), 97)):
+        damaged = bytearray(whole)
+        damaged[at] ^= 0xFF
+        path.write_bytes(damaged)
+        for read in (lambda: list(channels(path, grid)), lambda: check_whole(path, "case")):
+            try:
+                read()
+            except DataError:
+                refused += 1
+    assert refused > 190
 
 
 def test_files_that_do_not_fit_are_refused(predictions: Path) -> None:

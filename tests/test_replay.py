@@ -20,6 +20,7 @@ from ctune.foundation import train_model
 from ctune.importance import CaseImportance, write_importances
 from ctune.project import Project
 from ctune.replay import earlier_cases, replay_cases, round_scores
+from ctune.strategy import senseless
 from ctune.types import Source
 
 CPU = torch.device("cpu")
@@ -91,6 +92,15 @@ def test_cases_that_no_round_scored_are_ordered_by_the_scores_that_are_named(
         assert got["liver"] == {"case_0", "case_2", "case_3"}
     with pytest.raises(DataError, match=r"expected scores in .*nowhere.*run `ctune score` first"):
         used(home, ["aorta"], trainable="all", reuse=0.5, scores="nowhere")
+    write_importances(tmp_path / "scores.json", [CaseImportance("other", 1.0, {})])
+    with pytest.raises(DataError, match=r"scores of some of 3 earlier cases in .*, got those of 1 others"):
+        used(home, ["aorta"], trainable="all", reuse=0.5, scores=str(tmp_path))
+
+
+def test_scores_without_reuse_are_said_to_do_nothing() -> None:
+    tuning = config(tune={**config().tune.model_dump(), "scores": "scores"}).tune
+    assert any("scores = scores does nothing with reuse = 0" in line for line in senseless(tuning))
+    assert not senseless(tuning.model_copy(update={"reuse": 0.1}))
 
 
 def used(home: Project, classes: list[str], **changes: object) -> dict[str, set[str]]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 from pathlib import Path
 from typing import BinaryIO
 
 from isal import igzip, isal_zlib
 
-DAMAGED: type[Exception] = isal_zlib.error  # type: ignore[assignment]
-"""What reading raises where the compressed data are damaged; cut short is EOFError, no gzip file BadGzipFile, an OSError."""
+_ISAL_ERROR: type[Exception] = isal_zlib.error  # type: ignore[assignment]
+DAMAGED: tuple[type[Exception], ...] = (_ISAL_ERROR, zlib.error)
+"""What reading raises where the compressed data are damaged, here or in the standard library, with which nibabel reads headers;
+cut short is EOFError, no gzip file BadGzipFile, an OSError."""
 
 LEVEL = 2
 """Of 0 to 3: as small as the standard library's level 3, to 3 % on CTs, attention maps and probabilities."""

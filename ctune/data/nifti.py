@@ -6,8 +6,6 @@ affine. The affine is the sform where it is set, else the qform (NIfTI-1 standar
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -29,16 +27,7 @@ from ctune.types import UNLABELLED, Affine, Case, Grid, Mask, Probabilities, Vol
 _BLOCK = 2**20
 _MANY = 2**16
 _LFS = b"version https://git-lfs"
-_BROKEN = (
-    EOFError,
-    OSError,
-    zlib.error,
-    DAMAGED,
-    gzip.BadGzipFile,
-    ValueError,
-    NibabelError,
-    HeaderDataError,
-)
+_BROKEN = (EOFError, OSError, *DAMAGED, ValueError, NibabelError, HeaderDataError)
 
 
 def read_case(path: Path, case_id: str) -> Case:

@@ -10,6 +10,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError as NibabelError
+from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
 from ctune.data.files import read_json
@@ -66,7 +67,7 @@ def channels(path: Path, grid: Grid) -> Iterator[Levels]:
             )
         check_same_grid(Grid(image.shape[:3], np.asarray(image.affine)), grid, str(path), path)
         yield from _volumes(path, image, grid)
-    except (EOFError, OSError, DAMAGED, NibabelError, WrapStructError) as error:
+    except (EOFError, OSError, *DAMAGED, NibabelError, HeaderDataError, WrapStructError) as error:
         raise ImageFileError(
             f"expected a whole file {path}, got one that is cut short or damaged ({error}); predict the case again"
         ) from None

@@ -4,9 +4,9 @@ Phantoms: the base has seen contrast-enhanced scans alone; a part of the pool, o
 native ones, in which kidneys, spleen and aorta look like what lies beside them. The gall bladder is left out: so short a
 training learns nothing of it, and a probability of 0 everywhere leaves nothing to attend to. Errors by region are looked for
 on CTs of 2.5 mm that a network sees at 5 mm, as it sees CTs in practice; rounds are run on coarse phantoms of 7 mm, which a
-CPU goes through often enough. Hippocampus: real MR images, a base from few cases and few epochs.
+CPU goes through often enough. Hippocampus: real MR images, a base from few cases and few epochs that has seen one of three kinds of images.
 
-A round is two cases of 48, so that four rounds revise a sixth of the pool (AbdomenAtlas-8K: a twentieth): who draws a fourth of a pool at
+A round is two phantoms of 48, so that four rounds revise a sixth of the pool, or four images of 80 (AbdomenAtlas-8K: a twentieth): who draws a fourth of a pool at
 random has the rare cases too. All of the base's cases train again beside them: cases that were chosen for being unlike the rest
 are a biased sample, and heads tuned on them and a third of the others lost on common cases what they gained on rare ones.
 
@@ -61,7 +61,7 @@ class Scale:
 
     start_epochs: of the heads from which the rounds start, on the base's own cases. revised: the classes of the rounds. reuse:
     share of the base's cases that train again beside the revised ones. worth_seeds: rounds are run for so many of the first
-    seeds, since they take six times as long as all else; 0 for a data set without rounds. unseen: share of native scans. size:
+    seeds, since they take six times as long as all else; 0 for a data set without rounds. unseen: share of what the base never saw, native scans or other kinds of images. size:
     of phantoms; network_mm: spacing of the network's grid, None for the image's own. models: how many are trained alike but for
     their seeds, so that scores of an ensemble are measured beside those of the first alone.
     """
