@@ -33,7 +33,7 @@ from ctune.bench.selection.figures import curve, gates, minutes_to, ratios_to_ra
 from ctune.bench.selection.finding import ranking
 from ctune.bench.selection.joined import joined
 from ctune.bench.selection.parts import asked
-from ctune.bench.selection.plots import plots
+from ctune.bench.selection.plots import made_from, plots
 from ctune.bench.selection.regions import Regions, count_regions, error_regions
 from ctune.bench.selection.table import newest
 from ctune.bench.selection.worth import WAYS
@@ -380,6 +380,26 @@ def test_a_figure_beyond_its_bound_fails_its_gate(figure: str, value: float | No
     measures[figure] = {**measures[figure], "ctune": value}
     failed = [gate.figure for gate in gates(measures, "cpu") if not gate.passed]  # type: ignore[arg-type]
     assert f"{figure}.ctune" in failed
+
+
+def test_the_published_recipe_may_not_find_more_from_several_models() -> None:
+    one = found()
+    recipes = one["finding"]["recipes"]
+    other_way = {**one["finding"], "recipes": {"ctune": recipes["aa8k"], "aa8k": recipes["ctune"]}}
+    for several, passed in ((one["finding"], True), (other_way, False)):
+        seed = {**one, "finding_also": {"several": several}}
+        seed["predicting"] = {"cpu_seconds": 20.0, "several_cpu_seconds": 60.0}
+        measures = summary([{"phantoms": seed}], LARGE)
+        held = {gate.figure: gate.passed for gate in gates(measures, Preset.CPU) if "_several" in gate.figure}
+        assert len(held) == 2 and set(held.values()) == {passed}
+
+
+def test_results_from_before_say_that_they_were_made_from_views() -> None:
+    now = {"predicting": {"cpu_seconds": 1.0}}
+    assert made_from("plain", [now]) == ""
+    assert (
+        made_from("plain", [{"predicting": {"cpu_seconds": 3.0, "plain_cpu_seconds": 1.0}}]) == ", with views"
+    )
 
 
 def test_the_smallest_run_goes_from_cohort_to_figures(

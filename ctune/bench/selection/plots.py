@@ -116,7 +116,9 @@ def made_from(arm: str, found: Sequence[Mapping[str, Any]]) -> str:
 
     if arm == SEVERAL:
         return f", {found[0]['scale']['models']} models"
-    return ", with views" if arm == VIEWS else ""
+    # Results from before there were arms predicted with views, and plainly for the time alone.
+    older = any("plain_cpu_seconds" in one.get("predicting", {}) for one in found)
+    return ", with views" if arm == VIEWS or older else ""
 
 
 def queue(data: str, found: Sequence[Mapping[str, Any]]) -> Bars:
