@@ -6,8 +6,8 @@ training learns nothing of it, and a probability of 0 everywhere leaves nothing 
 on CTs of 2.5 mm that a network sees at 5 mm, as it sees CTs in practice; rounds are run on coarse phantoms of 7 mm, which a
 CPU goes through often enough. Hippocampus: real MR images, a base from few cases and few epochs that has seen one of three kinds of images.
 
-A round is two phantoms of 48, so that four rounds revise a sixth of the pool, or four images of 80 (AbdomenAtlas-8K: a twentieth): who draws a fourth of a pool at
-random has the rare cases too. All of the base's cases train again beside them: cases that were chosen for being unlike the rest
+A round is two phantoms of 48, so that four rounds revise a sixth of the pool (AbdomenAtlas-8K: a twentieth): who draws a fourth of a pool at
+random has the rare cases too. Of the hippocampus it is ten images of 80, since of fewer nothing is learnt. All of the base's cases train again beside them: cases that were chosen for being unlike the rest
 are a biased sample, and heads tuned on them and a third of the others lost on common cases what they gained on rare ones.
 
 The base has text heads and rounds tune pyramids. So that a round's gain is that of its annotations and not that of a new kind
@@ -102,7 +102,7 @@ SCALES = {
     HIPPOCAMPUS: {
         Preset.SMOKE: Scale(6, 8, 2, 2, 6, 1, 1, 1, 2, _PARTS, _PARTS, (8, 16), models=2),
         Preset.CPU: Scale(
-            12, 80, 4, 60, 10, 16, 8, 4, 4, _PARTS, _PARTS, reuse=1.0, worth_seeds=5, unseen=0.3, models=3
+            12, 80, 4, 60, 10, 16, 8, 4, 10, _PARTS, _PARTS, reuse=1.0, worth_seeds=5, unseen=0.3, models=3
         ),
     },
 }  # fmt: skip
