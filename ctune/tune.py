@@ -21,6 +21,7 @@ import torch
 from ctune.config import Tuning
 from ctune.data.prepared import PreparedCase
 from ctune.errors import FrozenChangedError
+from ctune.interrupts import telling
 from ctune.losses import masked_dice_bce
 from ctune.model.base import Features
 from ctune.model.features import Corner, FeatureCache, FeatureSource, LiveFeatures
@@ -175,10 +176,9 @@ def _side_by_side(
         return one(name)
 
     try:
-        with ThreadPoolExecutor(max_workers=min(len(classes), threads)) as workers:
+        with telling(stopped), ThreadPoolExecutor(max_workers=min(len(classes), threads)) as workers:
             running: list[Future[tuple[float, ...]]] = []
             try:
-                # Within: Ctrl-C may come as soon as the first one runs.
                 running.extend(workers.submit(alone, name) for name in classes)
                 done, _ = wait(running, return_when=FIRST_EXCEPTION)
                 for future in done:
