@@ -28,6 +28,8 @@ LEAST_ML = 0.2
 LEAST_VOXELS = 10
 """Expected error, the sum of min(p, 1 - p), from which on a region is attended: less is none that an expert would correct.
 The number speaks where voxels are large, the CT's or those on which the network worked: finer than these it knows nothing."""
+EVEN = 102
+"""Of 255: min(p, 1 - p) of .4, from which on a voxel is near an even chance."""
 
 _AT_ONCE = 2**20
 
@@ -38,7 +40,8 @@ def attention(found: Crop, mask: Booleans, suspect: Booleans, grid: Grid) -> Lev
     Doubt d = min(p, 1 - p) + 0.1 x inconsistency is averaged over a neighbourhood, so that a thin uncertain rim is diluted
     and a thick one is not; blocks (``block_sizes``) above `DENSE` and above `RIM` of the rim's median can be attended.
     Nothing is opened: two voxels wide is wide enough. A 26-connected region of such blocks is attended when its expected
-    error, the sum of min(p, 1 - p), is large enough. suspect: voxels of the mask that are implausible whatever their
+    error, the sum of min(p, 1 - p), is large enough. Of several models it must hold as much near an even chance, too: where one answers
+    otherwise than the others, the mask, which follows their mean, is right more often than not. suspect: voxels of the mask that are implausible whatever their
     probability (claimed by another class, on the wrong side); they can be attended, and count as an even chance of an error.
     """
     if not found.p.size:
@@ -65,7 +68,11 @@ def attention(found: Crop, mask: Booleans, suspect: Booleans, grid: Grid) -> Lev
         here = tuple(slice(b.start * size, b.stop * size) for b, size in zip(blocks, sizes, strict=True))
         labels, count = ndimage.label(hot[blocks], CUBE)
         expected = _sums(labels, wrong[blocks], count) / 255.0 * grid.voxel_ml
-        keep = expected >= max(LEAST_ML, LEAST_VOXELS * max(grid.voxel_ml, found.network_mm**3 / 1000))
+        least = max(LEAST_ML, LEAST_VOXELS * max(grid.voxel_ml, found.network_mm**3 / 1000))
+        keep = expected >= least
+        if found.members:
+            even = block_sums(error[here] >= EVEN, sizes)
+            keep &= _sums(labels, even, count) * grid.voxel_ml >= least
         keep[0] = False
         spread = None if found.spread is None else found.spread.T[here]
         attended = spread_out(keep[labels], sizes, error[here].shape)
