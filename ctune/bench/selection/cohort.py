@@ -154,9 +154,12 @@ def hippocampus_folder() -> Path | None:
     return Path(named) if named else None
 
 
-def make_cohort(folder: Path, data: str, preset: Preset, seed: int, on_progress: OnProgress) -> Cohort:
-    """Make the cohort in `folder` and train its model, or find both there."""
+def make_cohort(
+    folder: Path, data: str, preset: Preset, seed: int, on_progress: OnProgress, models: int | None = None
+) -> Cohort:
+    """Make the cohort in `folder` and train its models, or find them there. models: how many, those of the scale by default."""
     scale, config, root = SCALES[data][preset], config_of(data, preset, seed), folder / "project"
+    scale = replace(scale, models=models or scale.models)
     ready = part(folder / "ready.json", _make, folder, data, scale, config, on_progress)
     project = Project(open_project(root).root, config)
     known = {case.id for case in project.pool.cases(Split.POOL) if project.pool.annotations(case.id)}

@@ -48,6 +48,32 @@ def predict_candidates(
     return time.process_time() - begun
 
 
+def score_candidates(
+    cohort: Cohort,
+    recipe: str,
+    predictions: Sequence[Path],
+    out: Path,
+    on_progress: OnProgress,
+    per_class: bool = False,
+) -> tuple[list[CaseImportance], float]:
+    """Score the pool from `predictions` by `recipe` into `out`: what was found, and the processor seconds."""
+    project, config, classes = cohort.project, cohort.project.config, cohort.scale.classes
+    importance = config.importance.model_copy(update={"recipe": recipe})
+    begun = time.process_time()
+    found = score_pool(
+        predictions,
+        cohort.candidates,
+        out,
+        grid_of=project.pool.grid,
+        classes=classes,
+        config=config.model_copy(update={"importance": importance}),
+        judged=judged_volumes(project, classes) if recipe == "ctune" else {},
+        per_class=per_class,
+        on_progress=on_progress,
+    )
+    return found, time.process_time() - begun
+
+
 def measure(
     cohort: Cohort, predictions: Sequence[Path], work: Path, on_progress: OnProgress
 ) -> dict[str, Any]:
@@ -85,29 +111,10 @@ def predicted_and_true(
 def _recipe(
     cohort: Cohort, recipe: str, predictions: Sequence[Path], out: Path, on_progress: OnProgress
 ) -> dict[str, Any]:
-    project, config = cohort.project, cohort.project.config
-    changed = config.model_copy(
-        update={"importance": config.importance.model_copy(update={"recipe": recipe})}
-    )
-
-    def score(place: Path, per_class: bool) -> list[CaseImportance]:
-        return score_pool(
-            predictions,
-            cohort.candidates,
-            place,
-            grid_of=project.pool.grid,
-            classes=cohort.scale.classes,
-            config=changed,
-            judged=judged_volumes(project, cohort.scale.classes) if recipe == "ctune" else {},
-            per_class=per_class,
-            on_progress=on_progress,
-        )
-
     # Timed as `ctune score` does it; maps of each class, which regions are counted in, are asked for apart.
-    begun = time.process_time()
-    score(out.with_name(f"{out.name}-timed"), False)
-    seconds = time.process_time() - begun
-    scores = score(out, True)
+    timed = out.with_name(f"{out.name}-timed")
+    _, seconds = score_candidates(cohort, recipe, predictions, timed, on_progress)
+    scores, _ = score_candidates(cohort, recipe, predictions, out, on_progress, per_class=True)
     counted = {name: Regions() for name in cohort.scale.classes}
     for case_id in cohort.candidates:
         for name, found in regions_of_case(cohort, case_id, predictions, out).items():

@@ -1,7 +1,7 @@
 """Parts of a run that another run's result may already hold.
 
 A run of five seeds takes hours. It can be shared among processes, one seed or data set each, and put together afterwards:
-CTUNE_SELECTION_DATA names, with commas, what a run measures (everything by default); CTUNE_SELECTION_RESULTS names a folder of
+CTUNE_SELECTION_DATA names, with commas, what a run measures (everything by default; `cost` wants the machine for itself); CTUNE_SELECTION_RESULTS names a folder of
 results whose parts are taken as they are, where they were measured at the same scale.
 """
 
@@ -45,12 +45,12 @@ class Earlier:
                 return dict(found)
         return None
 
-    def large(self) -> dict[str, Any] | None:
-        """What scoring a large case took."""
+    def alone(self, name: str) -> dict[str, Any] | None:
+        """What is measured once and not for each seed. name: in a result's details."""
         for result in self.results:
-            found: Any = result.details.get("large")
+            found: Any = result.details.get(name)
             if found:
-                self._took(result, "large")
+                self._took(result, name)
                 return dict(found)
         return None
 

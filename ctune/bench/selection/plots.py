@@ -39,7 +39,8 @@ def plots(result: BenchResult) -> list[Plot]:
             drawn.append(dice_against_minutes(data, ran))
         if found:
             drawn += [regions(data, found), queue(data, found)]
-    return [*drawn, cost(sets, result.measures)] if drawn else drawn
+    by_turns: Any = result.details.get("cost")
+    return [*drawn, cost(sets, result.measures, by_turns)] if drawn else drawn
 
 
 def dice_against_minutes(data: str, found: Sequence[Mapping[str, Any]]) -> Lines:
@@ -143,14 +144,27 @@ def queue(data: str, found: Sequence[Mapping[str, Any]]) -> Bars:
     )
 
 
-def cost(sets: Mapping[str, Sequence[Mapping[str, Any]]], measures: Mapping[str, Any]) -> Bars:
-    """What scoring adds to predicting."""
-    from ctune.bench.selection.figures import across, times
+def cost(
+    sets: Mapping[str, Sequence[Mapping[str, Any]]],
+    measures: Mapping[str, Any],
+    by_turns: Mapping[str, Any] | None = None,
+) -> Bars:
+    """What scoring adds to predicting. by_turns: of phantoms, measured apart from their seeds."""
+    from ctune.bench.selection.cohort import PHANTOMS
+    from ctune.bench.selection.cost import ratios, typical
+    from ctune.bench.selection.figures import Across, across, times
 
+    figures = {
+        data: across(found, times)["scoring_over_prediction_time"] for data, found in sets.items() if found
+    }
+    if by_turns:
+        middle, each = typical(by_turns), ratios(by_turns)
+        figures = {PHANTOMS: {recipe: Across(middle[recipe], each[recipe]) for recipe in RECIPES}} | {
+            data: found for data, found in figures.items() if data != PHANTOMS
+        }
     bars = [
-        _bar(f"{data}, {name}", across(found, times)["scoring_over_prediction_time"][recipe], number)
-        for data, found in sets.items()
-        if found
+        _bar(f"{data}, {name}", found[recipe], number)
+        for data, found in figures.items()
         for number, (recipe, name) in enumerate(RECIPES.items(), start=1)
     ]
     large = ", ".join(
@@ -163,6 +177,11 @@ def cost(sets: Mapping[str, Sequence[Mapping[str, Any]]], measures: Mapping[str,
         "processor time of scoring over that of predicting",
         bars,
         "One pass of one model. "
+        + (
+            f"Phantoms: {len(by_turns['turns'])} turns with nothing beside them, their median, lowest and highest. "
+            if by_turns
+            else ""
+        )
         + _ends("Time of {} together", *filter(None, sets.values()))
         + (f" A CT of 512 x 512 x 200 voxels with nine classes: {large}." if large else ""),
         mark=0.1,

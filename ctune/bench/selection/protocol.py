@@ -1,7 +1,7 @@
 """What importance is worth: errors found by region, the order of the queue, and Dice against the expert's minutes.
 
 For each seed and data set: a cohort with a base that is wrong on purpose (``cohort``), scores and attention of its pool by
-both recipes (``finding``), and rounds for every way of choosing (``worth``). Hippocampus is measured where
+both recipes (``finding``), and rounds for every way of choosing (``worth``). Once: what scoring costs (``cost``), and a large case (``large``). Hippocampus is measured where
 CTUNE_HIPPOCAMPUS names the folder of the Decathlon's Task04_Hippocampus. Seeds and data sets can be measured by several
 processes and put together (``parts``).
 """
@@ -25,6 +25,7 @@ from ctune.bench.selection.cohort import (
     hippocampus_folder,
     make_cohort,
 )
+from ctune.bench.selection.cost import measure as measure_cost
 from ctune.bench.selection.figures import gates, summary
 from ctune.bench.selection.finding import PLAIN, RECIPES, SEVERAL, VIEWS, measure, predict_candidates
 from ctune.bench.selection.large import measure as measure_large
@@ -32,16 +33,18 @@ from ctune.bench.selection.parts import Earlier, asked, folder_of
 from ctune.bench.selection.worth import measure as measure_worth
 from ctune.types import OnProgress, Progress
 
-LARGE = "large case"
+LARGE, COST = "large case", "cost"
+ALONE = {LARGE: "large", COST: "cost"}
+"""What is measured once and not for each seed: {name: where it stands in a result's details}."""
 
 
 def run(preset: str, seeds: Sequence[int], work: Path, on_progress: OnProgress) -> Measured:
     """See ``ctune.bench.catalogue.Bench``."""
     size, real, earlier = Preset(preset), hippocampus_folder(), Earlier(preset)
     every = [name for name, sizes in SCALES.items() if size in sizes]
-    wanted = asked([*every, LARGE])
+    wanted = asked([*every, *ALONE])
     missing = [
-        f"{name}: not among those of CTUNE_SELECTION_DATA" for name in (*every, LARGE) if name not in wanted
+        f"{name}: not among those of CTUNE_SELECTION_DATA" for name in (*every, *ALONE) if name not in wanted
     ]
     by_seed, data = dict[str, Any](), dict[str, str]()
     for order, seed in enumerate(seeds):
@@ -61,10 +64,14 @@ def run(preset: str, seeds: Sequence[int], work: Path, on_progress: OnProgress) 
         missing.append("hippocampus: CTUNE_HIPPOCAMPUS names no folder")
     details = dict(by_seed)
     if LARGE in wanted:
-        details["large"] = earlier.large() or part(
+        details["large"] = earlier.alone("large") or part(
             work / "large.json", measure_large, work / "large", preset, seeds[0], RECIPES
         )
-    measures = summary(list(by_seed.values()), details.get("large"))
+    if COST in wanted:
+        details["cost"] = earlier.alone("cost") or part(
+            work / "cost.json", measure_cost, work / "cost", size, seeds[0], on_progress
+        )
+    measures = summary(list(by_seed.values()), details.get("large"), details.get("cost"))
     return Measured(measures, details, missing, data, gates(measures, size), earlier.parts)
 
 
