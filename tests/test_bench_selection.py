@@ -29,7 +29,14 @@ from ctune.bench.selection.cohort import (
     make_cohort,
 )
 from ctune.bench.selection.compared import against, gain
-from ctune.bench.selection.figures import curve, gates, minutes_to, ratios_to_random, summary
+from ctune.bench.selection.figures import (
+    curve,
+    gates,
+    minutes_to,
+    ratios_to_random,
+    spearman_interval,
+    summary,
+)
 from ctune.bench.selection.finding import ranking
 from ctune.bench.selection.joined import joined
 from ctune.bench.selection.parts import asked
@@ -181,6 +188,15 @@ def test_what_scoring_costs_is_the_median_of_turns_measured_apart() -> None:
     assert isinstance(drawn, Bars) and "3 turns" in drawn.caption
     (bar,) = [bar for bar in drawn.bars if bar.name == "phantoms, importance"]
     assert (bar.value, bar.low, bar.high) == (0.06, 0.05, 0.3)
+
+
+def test_the_rank_correlation_has_an_interval_over_trainings() -> None:
+    """Three seeds: 1, 1 and .5 (one pair of three cases changed); Student's half width is 4.303 x .289 / 3 ** .5."""
+    other = found()
+    other["finding"]["recipes"]["ctune"]["score"] = {"a": 2, "b": 1, "c": 3}
+    of = spearman_interval([found(), found(), other], "ctune")
+    assert (of.mean, of.high, of.seeds) == (pytest.approx(0.8333, abs=1e-3), 1.0, 3)
+    assert of.low == pytest.approx(0.8333 - 4.303 * 0.2887 / 3**0.5, abs=1e-3)
 
 
 def rounds_of(ours: dict[str, Any], random: dict[str, Any], **others: dict[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from ctune.bench.selection.compared import with_rounds
 from ctune.bench.selection.cost import typical
 from ctune.bench.selection.finding import PLAIN, RECIPES, SEVERAL, VIEWS, mean_of, ranking
 from ctune.bench.selection.regions import Regions
+from ctune.bench.statistics import Interval, paired_interval
 
 ENDS = {PHANTOMS: "", COARSE: "_coarse", HIPPOCAMPUS: "_hippocampus"}
 """What follows the name of a figure, for each data set."""
@@ -98,6 +99,13 @@ def found_in(found: Sequence[Found], arm: str = PLAIN) -> dict[str, Any]:
             name: mean(r["worst_tenth_in_first_fifth"] or 0.0 for r in rows) for name, rows in orders.items()
         },
     }
+
+
+def spearman_interval(found: Sequence[Found], way: str) -> Interval:
+    """The rank correlation's mean over the seeds and its interval (``statistics``), each seed a training: of scores from one pass of one
+    model by a recipe, or of "entropy"."""
+    each = across(found, found_in)["spearman"][way].seeds
+    return paired_interval([[value] for value in each])
 
 
 def times(found: Sequence[Found]) -> dict[str, Any]:

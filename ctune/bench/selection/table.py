@@ -9,15 +9,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ctune.bench.report.tables import ends
 from ctune.bench.result import BenchResult, all_results
 from ctune.bench.run import RESULTS
 from ctune.bench.selection.chapter import compared_in_words, gain_in_words
-from ctune.bench.selection.cohort import COARSE, HIPPOCAMPUS
+from ctune.bench.selection.cohort import COARSE, HIPPOCAMPUS, PHANTOMS
 from ctune.bench.selection.compared import against, gain, with_rounds
-from ctune.bench.selection.figures import ENDS, mean_curve
-from ctune.bench.selection.finding import SEVERAL, VIEWS
+from ctune.bench.selection.figures import ENDS, mean_curve, spearman_interval
+from ctune.bench.selection.finding import RECIPES, SEVERAL, VIEWS
 from ctune.bench.selection.joined import joined
 from ctune.bench.selection.worth import WAYS
+from ctune.bench.statistics import SEEDS_ASKED
 from ctune.data.files import write_atomically
 from ctune.errors import DataError
 
@@ -34,6 +36,7 @@ _ROWS = (
 _ALSO = (
     ("sensitivity", "sensitivity"),
     ("precision", "precision"),
+    ("attention over errors", "attention_over_error_volume"),
     ("Spearman", "spearman"),
     ("worst tenth in the first fifth", "worst_tenth_in_first_fifth"),
 )
@@ -66,6 +69,9 @@ def table(name: str, result: BenchResult) -> str:
         cells = [_cell(measures, f"{figure}{end}", way) for end, way in sides]
         if any(cell != "-" for cell in cells):
             lines.append(f"| {words} | {promised} | {' | '.join(cells)} |")
+        if figure == "spearman":
+            cells = [_interval(result, data, way) for data in (PHANTOMS, HIPPOCAMPUS) for way in RECIPES]
+            lines.append(f"| its 95 % interval, over trainings | | {' | '.join(cells)} |")
     entropy = [_cell(measures, f"spearman{end}", "entropy") for end in ("", ENDS[HIPPOCAMPUS])]
     lines.append(f"| Spearman of entropy alone | below `ctune` | {entropy[0]} | | {entropy[1]} | |")
     large = [
@@ -91,7 +97,11 @@ def _made_from(result: BenchResult) -> list[str]:
         )
         + " |"
         for data, end in (("phantoms", ""), (HIPPOCAMPUS, ENDS[HIPPOCAMPUS]))
-        for words, arm in (("one pass", ""), ("with two views", f"_{VIEWS}"), ("three models", f"_{SEVERAL}"))
+        for words, arm in (
+            ("one pass", ""),
+            ("with two views", f"_{VIEWS}"),
+            (_models(result, data), f"_{SEVERAL}"),
+        )
         if f"sensitivity{arm}{end}" in measures
     ]
     head = " | ".join(words for words, _ in _ALSO)
@@ -99,11 +109,24 @@ def _made_from(result: BenchResult) -> list[str]:
     return [title, "|---" * (len(_ALSO) + 1) + "|", *rows, ""]
 
 
+def _models(result: BenchResult, data: str) -> str:
+    return f"{_seeds_with(result, data)[0]['scale']['models']} models"
+
+
+def _seeds_with(result: BenchResult, data: str) -> list[Any]:
+    seeds: list[Any] = [found for seed, found in sorted(result.details.items()) if seed.startswith("seed ")]
+    return [seed[data] for seed in seeds if data in seed]
+
+
+def _interval(result: BenchResult, data: str, way: str) -> str:
+    found = _seeds_with(result, data)
+    return ends(spearman_interval(found, way), 2) if len(found) >= SEEDS_ASKED else "-"
+
+
 def _rounds(result: BenchResult) -> list[str]:
     lines = []
-    seeds: list[Any] = [found for seed, found in sorted(result.details.items()) if seed.startswith("seed ")]
     for data, end in ((COARSE, ""), (HIPPOCAMPUS, ENDS[HIPPOCAMPUS])):
-        ran = with_rounds([seed[data] for seed in seeds if data in seed])
+        ran = with_rounds(_seeds_with(result, data))
         if not ran:
             continue
         worth = [one["worth"] for one in ran]
