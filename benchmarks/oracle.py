@@ -3,7 +3,7 @@
 ``python benchmarks/oracle.py WORK SEED [LIST ...]`` makes the hippocampus cohort of ``ctune bench selection --preset cpu`` for the seed in WORK
 (CTUNE_HIPPOCAMPUS names the data), predicts its pool, and follows three lists from the same model, or those that are named: ``worst``, the worst cases
 first, by Dice with the truth; ``importance``; ``random``, which are the benchmark's own. A line of JSON each: minutes of the simulated expert and mean Dice on
-the test cases, before and after each round. Three minutes a list on one core.
+the test cases, before and after each round. Five minutes a list on one core.
 """
 
 from __future__ import annotations
@@ -11,13 +11,12 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ctune.bench.catalogue import Preset
 from ctune.bench.parts import part
-from ctune.bench.selection.cohort import HIPPOCAMPUS, SCALES, hippocampus_folder, make_cohort
+from ctune.bench.selection.cohort import HIPPOCAMPUS, hippocampus_folder, make_cohort
 from ctune.bench.selection.figures import curve
 from ctune.bench.selection.finding import dice_of_predictions, mean_of, predict_candidates
 from ctune.bench.selection.worth import follow
@@ -29,8 +28,7 @@ LISTS = {"worst", "importance", "random"}
 def main(work: Path, seed: int, lists: Sequence[str]) -> None:
     """Each list is kept as it ends; the same command goes on."""
     # Other models than the first take no part in rounds.
-    SCALES[HIPPOCAMPUS][Preset.CPU] = replace(SCALES[HIPPOCAMPUS][Preset.CPU], models=1)
-    cohort = make_cohort(work, HIPPOCAMPUS, Preset.CPU, seed, silent)
+    cohort = make_cohort(work, HIPPOCAMPUS, Preset.CPU, seed, silent, models=1)
     predictions = work / "predictions"
     predict_candidates(cohort, predictions, (), silent)
     dice = part(work / "dice.json", dice_of_predictions, cohort, [predictions])
