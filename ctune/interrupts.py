@@ -6,32 +6,39 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 
 
+@dataclass
+class Stop:
+    """Whether threads are to end. No ``threading.Event``: that takes a lock to be set, and Ctrl-C can come while it has it."""
+
+    told: bool = False
+
+
 @contextmanager
-def telling(stopped: threading.Event) -> Iterator[None]:
-    """The first Ctrl-C within sets `stopped` and is answered where the block ends, be it in an error; a second one at once.
+def telling(stop: Stop) -> Iterator[None]:
+    """Ctrl-C within tells `stop`, and is raised where the block ends, be it in an error: as often as it comes, once.
 
     Python raises KeyboardInterrupt between any two steps of the main thread: also where it has just taken a lock that a worker needs
-    to finish (bpo-29988), and then both wait for ever. In another thread, which Ctrl-C never meets, nothing changes.
+    to finish (bpo-29988), and then both wait for ever. In another thread, which Ctrl-C never meets, and under a handler of the
+    caller's own nothing changes.
     """
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(before):
+    here = threading.current_thread() is threading.main_thread()
+    if not here or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
         return
     came: list[FrameType | None] = []
 
-    def note(number: int, frame: FrameType | None) -> None:
-        if came:
-            before(number, frame)
+    def note(_: int, frame: FrameType | None) -> None:
         came.append(frame)
-        stopped.set()
+        stop.told = True
 
     signal.signal(signal.SIGINT, note)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         if came:
-            before(signal.SIGINT, came[0])
+            raise KeyboardInterrupt

@@ -7,7 +7,6 @@ nothing. The base makes no pass in the loop; its features of each window are com
 from __future__ import annotations
 
 import hashlib
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, CancelledError, Future, ThreadPoolExecutor, wait
@@ -21,7 +20,7 @@ import torch
 from ctune.config import Tuning
 from ctune.data.prepared import PreparedCase
 from ctune.errors import FrozenChangedError
-from ctune.interrupts import telling
+from ctune.interrupts import Stop, telling
 from ctune.losses import masked_dice_bce
 from ctune.model.base import Features
 from ctune.model.features import Corner, FeatureCache, FeatureSource, LiveFeatures
@@ -99,18 +98,18 @@ def tune_heads(
     pools = {name: SubPatches([w for w in windows if name in w.labels], name, settings) for name in classes}
 
     watches = _watches(network, classes, validation, settings)
-    stopped = threading.Event()
+    stop = Stop()
 
     def tell(step: Progress) -> None:
         # Threads cannot be ended from outside: once an epoch each asks whether to go on.
-        if stopped.is_set():
+        if stop.told:
             raise CancelledError
         on_progress(step)
 
     def one(name: str) -> tuple[float, ...]:
         return _tune_one(network, name, pools[name], settings, seed, device, watches.get(name), tell)
 
-    losses = dict(zip(classes, _side_by_side(one, classes, device, stopped), strict=True))
+    losses = dict(zip(classes, _side_by_side(one, classes, device, stop), strict=True))
     kept = {name: look for name, watch in watches.items() if (look := watch.restore())}
     for name in classes:
         network.head(name).base_digest = base_digest
@@ -157,18 +156,20 @@ def _side_by_side(
     one: Callable[[str], tuple[float, ...]],
     classes: Sequence[str],
     device: torch.device,
-    stopped: threading.Event,
+    stop: Stop,
 ) -> list[tuple[float, ...]]:
     """Heads are small and independent: on a CPU each gets one core of its own, instead of all cores a few voxels each.
 
-    One thread a head also makes its bytes the same whatever number of cores there is. An error in one, and Ctrl-C, set
-    `stopped`: the others end too, instead of running on to their last epoch.
+    One thread a head also makes its bytes the same whatever number of cores there is. An error in one, and Ctrl-C, tell
+    `stop`: the others end too, instead of running on to their last epoch, and none begins.
     """
     if device.type != "cpu":
         return [one(name) for name in classes]
     threads = torch.get_num_threads()
 
     def alone(name: str) -> tuple[float, ...]:
+        if stop.told:
+            raise CancelledError
         torch.set_num_threads(1)
         # Gradients of a head that is nearly right are full of subnormal numbers, on which a CPU is slow: a step took 77 ms
         # with them and 28 ms with zeros in their place, at the same loss. The mode is this thread's, which ends here.
@@ -176,7 +177,7 @@ def _side_by_side(
         return one(name)
 
     try:
-        with telling(stopped), ThreadPoolExecutor(max_workers=min(len(classes), threads)) as workers:
+        with telling(stop), ThreadPoolExecutor(max_workers=min(len(classes), threads)) as workers:
             running: list[Future[tuple[float, ...]]] = []
             try:
                 running.extend(workers.submit(alone, name) for name in classes)
@@ -184,7 +185,7 @@ def _side_by_side(
                 for future in done:
                     future.result()
             except BaseException:
-                stopped.set()
+                stop.told = True
                 for future in running:
                     future.cancel()
                 raise

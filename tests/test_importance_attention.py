@@ -47,7 +47,7 @@ def test_the_unsure_lobe_is_found_and_the_sure_rim_is_left(spacing: float) -> No
     assert not sure.any(), "a border sharper than a voxel calls for nothing"
 
 
-def test_what_one_of_three_models_sees_alone_is_not_attended_and_what_divides_them_is() -> None:
+def test_an_island_that_one_of_three_models_sees_alone_is_not_attended_and_what_divides_them_is() -> None:
     """An island at .97 in one and at 0 in two has a mean of .32; where the second is unsure it has one of .47. Both are doubt."""
     grid, sure = Grid((64, 64, 64), np.diag([1.5, 1.5, 1.5, 1.0])), soft(radius(1.5), 25.0, 0.2)
     island = 0.97 * soft(radius(1.5, at=(40.0, 0, 0)), 8.0, 1.0)
@@ -59,7 +59,7 @@ def test_what_one_of_three_models_sees_alone_is_not_attended_and_what_divides_th
         return int((score_case(models, OWN).attention[56:] > 0).sum())
 
     assert attended(1.0, 0.0, 0.0) == 0 and attended(1.0, 0.45, 0.0) > 0
-    assert attended(0.33) > 0, "one model's third is no minority"
+    assert attended(0.33) == attended(0.33, 0.33, 0.33) > 0, "a third of which all are sure is no minority"
 
 
 def test_what_is_too_small_to_correct_is_no_region() -> None:

@@ -40,8 +40,9 @@ def attention(found: Crop, mask: Booleans, suspect: Booleans, grid: Grid) -> Lev
     Doubt d = min(p, 1 - p) + 0.1 x inconsistency is averaged over a neighbourhood, so that a thin uncertain rim is diluted
     and a thick one is not; blocks (``block_sizes``) above `DENSE` and above `RIM` of the rim's median can be attended.
     Nothing is opened: two voxels wide is wide enough. A 26-connected region of such blocks is attended when its expected
-    error, the sum of min(p, 1 - p), is large enough. Of several models it must hold as much near an even chance, too: where one answers
-    otherwise than the others, the mask, which follows their mean, is right more often than not. suspect: voxels of the mask that are implausible whatever their
+    error, the sum of min(p, 1 - p), is large enough. Of several models as much of it must lie where their answers are the same, or as large
+    a part must be near an even chance: an island that a minority sees alone is doubt too, but the mask, which follows the
+    mean, is right there more often than not. suspect: voxels of the mask that are implausible whatever their
     probability (claimed by another class, on the wrong side); they can be attended, and count as an even chance of an error.
     """
     if not found.p.size:
@@ -71,8 +72,10 @@ def attention(found: Crop, mask: Booleans, suspect: Booleans, grid: Grid) -> Lev
         least = max(LEAST_ML, LEAST_VOXELS * max(grid.voxel_ml, found.network_mm**3 / 1000))
         keep = expected >= least
         if found.members:
-            even = block_sums(error[here] >= EVEN, sizes)
-            keep &= _sums(labels, even, count) * grid.voxel_ml >= least
+            even = error[here] >= EVEN
+            shared = np.where(_split(found.members, here) & ~even, 0, error[here]).astype(np.uint8)
+            enough = _sums(labels, block_sums(shared, sizes), count) / 255.0 * grid.voxel_ml >= least
+            keep &= enough | (_sums(labels, block_sums(even, sizes), count) * grid.voxel_ml >= least)
         keep[0] = False
         spread = None if found.spread is None else found.spread.T[here]
         attended = spread_out(keep[labels], sizes, error[here].shape)
@@ -102,6 +105,12 @@ def _heat(error: Levels, spread: Levels | None, attended: Booleans) -> Levels:
     np.maximum(heat, 1, out=heat)
     out[attended] = heat
     return out
+
+
+def _split(members: Sequence[Levels], here: tuple[slice, ...]) -> Booleans:
+    """Where the models' own answers are not all the same, (z, y, x) `here`."""
+    yes = [one.T[here] > 127 for one in members]
+    return np.asarray(np.logical_or.reduce(yes) & ~np.logical_and.reduce(yes))
 
 
 def _window(grid: Grid, sizes: tuple[int, int, int]) -> list[int]:
