@@ -34,15 +34,15 @@ from ctune.bench.selection.figures import (
     gates,
     minutes_to,
     ratios_to_random,
-    spearman_interval,
+    spearman_ends,
     summary,
 )
 from ctune.bench.selection.finding import ranking
 from ctune.bench.selection.joined import joined
-from ctune.bench.selection.parts import asked
+from ctune.bench.selection.parts import Earlier, asked
 from ctune.bench.selection.plots import made_from, plots
 from ctune.bench.selection.regions import Regions, count_regions, error_regions
-from ctune.bench.selection.table import newest
+from ctune.bench.selection.table import newest, table
 from ctune.bench.selection.worth import WAYS
 from ctune.bench.statistics import Interval
 from ctune.config import preset
@@ -172,7 +172,7 @@ def test_the_figures_say_what_was_found_and_what_it_took() -> None:
 def test_what_scoring_costs_is_the_median_of_turns_measured_apart() -> None:
     """Seeds are measured side by side, which makes scoring dearer than it is: their ratio is .05 here."""
     turns = [{"prediction": 10.0, "ctune": seconds, "aa8k": 2.0} for seconds in (0.5, 0.6, 3.0)]
-    cost = {"cases": 40, "load": 1.0, "turns": turns}
+    cost = {"scale": {}, "turns": turns}
     seeds = {"seed 0": {PHANTOMS: found()}, "seed 1": {PHANTOMS: found()}}
     measures = summary(list(seeds.values()), None, cost)
     assert measures["scoring_over_prediction_time"] == {"ctune": 0.06, "aa8k": 0.2}
@@ -185,7 +185,8 @@ def test_what_scoring_costs_is_the_median_of_turns_measured_apart() -> None:
     assert gate.passed and gate.value == 0.06
     _, real = newest(ROOT / "benchmarks" / "results")
     drawn = plots(real.model_copy(update={"details": {**seeds, "cost": cost}, "measures": measures}))[-1]
-    assert isinstance(drawn, Bars) and "3 turns" in drawn.caption
+    assert isinstance(drawn, Bars) and "the median of 3 turns, lowest to highest" in drawn.caption
+    assert "seeds together" not in drawn.caption, "no bar is of seeds"
     (bar,) = [bar for bar in drawn.bars if bar.name == "phantoms, importance"]
     assert (bar.value, bar.low, bar.high) == (0.06, 0.05, 0.3)
 
@@ -194,9 +195,38 @@ def test_the_rank_correlation_has_an_interval_over_trainings() -> None:
     """Three seeds: 1, 1 and .5 (one pair of three cases changed); Student's half width is 4.303 x .289 / 3 ** .5."""
     other = found()
     other["finding"]["recipes"]["ctune"]["score"] = {"a": 2, "b": 1, "c": 3}
-    of = spearman_interval([found(), found(), other], "ctune")
-    assert (of.mean, of.high, of.seeds) == (pytest.approx(0.8333, abs=1e-3), 1.0, 3)
-    assert of.low == pytest.approx(0.8333 - 4.303 * 0.2887 / 3**0.5, abs=1e-3)
+    low, high = spearman_ends([found(), found(), other], "ctune")
+    assert high == 1.0 and low == pytest.approx(0.8333 - 4.303 * 0.2887 / 3**0.5, abs=1e-3)
+
+
+def test_a_table_tells_what_there_is() -> None:
+    """A result of one data set, and one of rounds alone, have no rows of what they did not measure."""
+    phantoms = found() | {"finding_also": {"several": found()["finding"]}, "scale": {"models": 5}}
+    phantoms["predicting"] = {"cpu_seconds": 20.0, "several_cpu_seconds": 60.0}
+    made = table("some.json", told([phantoms] * 3, PHANTOMS))
+    assert "| phantoms, 5 models | .900 / .500 |" in made and "| hippocampus, one pass" not in made
+    assert "its 95 % interval, over seeds | | [1.00, 1.00] |" in made
+    rounds = table("some.json", told([found()] * 3, COARSE))
+    assert "interval, over seeds" not in rounds and "coarse phantoms, 3 seeds" in rounds
+
+
+def test_a_run_of_the_cost_alone_is_told_without_seeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is taken into another run where its scale is the same."""
+    monkeypatch.setenv("CTUNE_SELECTION_DATA", "cost")
+    turn = {"prediction": 10.0, "ctune": 0.5, "aa8k": 1.0}
+    scale = asdict(replace(SCALES[PHANTOMS][Preset.SMOKE], models=1))
+    monkeypatch.setattr(protocol, "measure_cost", lambda *_: {"scale": scale, "turns": [turn] * 3})
+    result, _ = run_bench("selection", "smoke", out=tmp_path)
+    assert result.measures["scoring_over_prediction_time"] == {"ctune": 0.05, "aa8k": 0.1}
+    assert tables(result).tables == () and plots(result) == []
+    monkeypatch.setenv("CTUNE_SELECTION_RESULTS", str(tmp_path))
+    earlier = Earlier("smoke")
+    assert earlier.alone("cost", scale) and earlier.alone("cost", {**scale, "pool": 9}) is None
+    both = joined([told([found()], PHANTOMS), result])
+    assert both.measures["scoring_over_prediction_time"]["ctune"] == 0.05  # type: ignore[index,call-overload]
+    assert "cost" in both.details and "seed 0" in both.details
 
 
 def rounds_of(ours: dict[str, Any], random: dict[str, Any], **others: dict[str, Any]) -> dict[str, Any]:

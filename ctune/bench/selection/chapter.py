@@ -40,6 +40,8 @@ def tables(result: BenchResult) -> Chapter:
     seeds = seeds_of(result)
     sets = {data: [seed[data] for seed in seeds if data in seed] for data in ENDS}
     sets = {data: found for data, found in sets.items() if found}
+    if not sets:
+        return Chapter("Selection")  # a run of what is measured once
     shown, heads, notes, tiles = [finding(sets)], list[str](), list[str](), list[Tile]()
     first = next(iter(sets))
     figures = across(sets[first], found_in)

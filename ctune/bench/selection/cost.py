@@ -1,14 +1,14 @@
 """What scoring adds to predicting: one model's phantoms, predicted and scored by turns.
 
 Apart from the data sets, whose seeds are often measured side by side: another process on the machine slows scoring, which
-waits for memory, more than predicting. This is to be measured with nothing beside it.
+waits for memory, more than predicting. Whoever measures this sees to it that nothing runs beside it.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,9 +22,10 @@ TURNS = 3
 
 
 def measure(folder: Path, preset: Preset, seed: int, on_progress: OnProgress) -> dict[str, Any]:
-    """{"cases", "load": processes that ran when it began, this one among them, "turns": [{"prediction", and each recipe: processor seconds}]}."""
+    """{"scale": as of a data set, "turns": [{"prediction", and each recipe: processor seconds}]}. The machine's load when it began stands
+    with what the part took."""
     cohort = make_cohort(folder, PHANTOMS, preset, seed, on_progress, models=1)
-    place, load, turns = folder / "predictions", os.getloadavg()[0], []
+    place, turns = folder / "predictions", []
     for _ in range(TURNS):
         shutil.rmtree(place, ignore_errors=True)
         turn = {"prediction": predict_candidates(cohort, place, (), on_progress)}
@@ -33,7 +34,7 @@ def measure(folder: Path, preset: Preset, seed: int, on_progress: OnProgress) ->
             shutil.rmtree(scores, ignore_errors=True)
             _, turn[recipe] = score_candidates(cohort, recipe, [place], scores, on_progress)
         turns.append(turn)
-    return {"cases": len(cohort.candidates), "load": round(load, 2), "turns": turns}
+    return {"scale": asdict(cohort.scale), "turns": turns}
 
 
 def ratios(cost: Mapping[str, Any]) -> dict[str, tuple[float, ...]]:

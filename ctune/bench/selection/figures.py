@@ -16,7 +16,7 @@ from ctune.bench.selection.compared import with_rounds
 from ctune.bench.selection.cost import typical
 from ctune.bench.selection.finding import PLAIN, RECIPES, SEVERAL, VIEWS, mean_of, ranking
 from ctune.bench.selection.regions import Regions
-from ctune.bench.statistics import Interval, paired_interval
+from ctune.bench.statistics import paired_interval
 
 ENDS = {PHANTOMS: "", COARSE: "_coarse", HIPPOCAMPUS: "_hippocampus"}
 """What follows the name of a figure, for each data set."""
@@ -101,11 +101,12 @@ def found_in(found: Sequence[Found], arm: str = PLAIN) -> dict[str, Any]:
     }
 
 
-def spearman_interval(found: Sequence[Found], way: str) -> Interval:
-    """The rank correlation's mean over the seeds and its interval (``statistics``), each seed a training: of scores from one pass of one
-    model by a recipe, or of "entropy"."""
+def spearman_ends(found: Sequence[Found], way: str) -> tuple[float, float]:
+    """Ends of the 95 % interval (``statistics``) of the rank correlation's mean over the seeds, each of which has a training and a pool of
+    its own: of scores from one pass of one model by a recipe, or of "entropy". Pools that share images make it too short."""
     each = across(found, found_in)["spearman"][way].seeds
-    return paired_interval([[value] for value in each])
+    of = paired_interval([[value] for value in each])
+    return of.low, of.high
 
 
 def times(found: Sequence[Found]) -> dict[str, Any]:

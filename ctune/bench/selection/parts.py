@@ -45,11 +45,11 @@ class Earlier:
                 return dict(found)
         return None
 
-    def alone(self, name: str) -> dict[str, Any] | None:
-        """What is measured once and not for each seed. name: in a result's details."""
+    def alone(self, name: str, scale: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
+        """What is measured once and not for each seed, at this scale where it has one. name: in a result's details."""
         for result in self.results:
             found: Any = result.details.get(name)
-            if found:
+            if found and (scale is None or found["scale"] == plain(scale)):
                 self._took(result, name)
                 return dict(found)
         return None

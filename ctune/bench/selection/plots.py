@@ -162,6 +162,7 @@ def cost(
         figures = {PHANTOMS: {recipe: Across(middle[recipe], each[recipe]) for recipe in RECIPES}} | {
             data: found for data, found in figures.items() if data != PHANTOMS
         }
+    seeds = [found for data, found in sets.items() if found and not (by_turns and data == PHANTOMS)]
     bars = [
         _bar(f"{data}, {name}", found[recipe], number)
         for data, found in figures.items()
@@ -177,12 +178,8 @@ def cost(
         "processor time of scoring over that of predicting",
         bars,
         "One pass of one model. "
-        + (
-            f"Phantoms: {len(by_turns['turns'])} turns with nothing beside them, their median, lowest and highest. "
-            if by_turns
-            else ""
-        )
-        + _ends("Time of {} together", *filter(None, sets.values()))
+        + (f"Phantoms: the median of {len(by_turns['turns'])} turns, lowest to highest. " if by_turns else "")
+        + (_ends("Time of {} together", *seeds) if seeds else "")
         + (f" A CT of 512 x 512 x 200 voxels with nine classes: {large}." if large else ""),
         mark=0.1,
         mark_text="at most, for importance",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from ctune.bench.result import Measured
 from ctune.bench.selection.cohort import (
     COARSE,
     HIPPOCAMPUS,
+    PHANTOMS,
     SCALES,
     Cohort,
     hippocampus_folder,
@@ -68,7 +69,8 @@ def run(preset: str, seeds: Sequence[int], work: Path, on_progress: OnProgress) 
             work / "large.json", measure_large, work / "large", preset, seeds[0], RECIPES
         )
     if COST in wanted:
-        details["cost"] = earlier.alone("cost") or part(
+        alike = asdict(replace(SCALES[PHANTOMS][size], models=1))
+        details["cost"] = earlier.alone("cost", alike) or part(
             work / "cost.json", measure_cost, work / "cost", size, seeds[0], on_progress
         )
     measures = summary(list(by_seed.values()), details.get("large"), details.get("cost"))

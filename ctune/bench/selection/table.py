@@ -9,15 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ctune.bench.report.tables import ends
 from ctune.bench.result import BenchResult, all_results
 from ctune.bench.run import RESULTS
 from ctune.bench.selection.chapter import compared_in_words, gain_in_words
 from ctune.bench.selection.cohort import COARSE, HIPPOCAMPUS, PHANTOMS
 from ctune.bench.selection.compared import against, gain, with_rounds
-from ctune.bench.selection.figures import ENDS, mean_curve, spearman_interval
-from ctune.bench.selection.finding import RECIPES, SEVERAL, VIEWS
+from ctune.bench.selection.figures import ENDS, mean_curve, spearman_ends, with_arm
+from ctune.bench.selection.finding import PLAIN, RECIPES, SEVERAL, VIEWS
 from ctune.bench.selection.joined import joined
+from ctune.bench.selection.plots import made_from
 from ctune.bench.selection.worth import WAYS
 from ctune.bench.statistics import SEEDS_ASKED
 from ctune.data.files import write_atomically
@@ -69,9 +69,9 @@ def table(name: str, result: BenchResult) -> str:
         cells = [_cell(measures, f"{figure}{end}", way) for end, way in sides]
         if any(cell != "-" for cell in cells):
             lines.append(f"| {words} | {promised} | {' | '.join(cells)} |")
-        if figure == "spearman":
-            cells = [_interval(result, data, way) for data in (PHANTOMS, HIPPOCAMPUS) for way in RECIPES]
-            lines.append(f"| its 95 % interval, over trainings | | {' | '.join(cells)} |")
+            if figure == "spearman":
+                cells = [_interval(result, data, way) for data in (PHANTOMS, HIPPOCAMPUS) for way in RECIPES]
+                lines.append(f"| its 95 % interval, over seeds | | {' | '.join(cells)} |")
     entropy = [_cell(measures, f"spearman{end}", "entropy") for end in ("", ENDS[HIPPOCAMPUS])]
     lines.append(f"| Spearman of entropy alone | below `ctune` | {entropy[0]} | | {entropy[1]} | |")
     large = [
@@ -90,37 +90,33 @@ def _made_from(result: BenchResult) -> list[str]:
     if not any(name.startswith(f"sensitivity_{SEVERAL}") for name in measures):
         return []
     rows = [
-        f"| {data}, {words} | "
+        f"| {data}{words or made_from(arm, _seeds_with(result, data, arm))} | "
         + " | ".join(
-            f"{_cell(measures, f'{figure}{arm}{end}', 'ctune')} / {_cell(measures, f'{figure}{arm}{end}', 'aa8k')}"
+            f"{_cell(measures, f'{figure}{_of(arm)}{end}', 'ctune')} / {_cell(measures, f'{figure}{_of(arm)}{end}', 'aa8k')}"
             for _, figure in _ALSO
         )
         + " |"
         for data, end in (("phantoms", ""), (HIPPOCAMPUS, ENDS[HIPPOCAMPUS]))
-        for words, arm in (
-            ("one pass", ""),
-            ("with two views", f"_{VIEWS}"),
-            (_models(result, data), f"_{SEVERAL}"),
-        )
-        if f"sensitivity{arm}{end}" in measures
+        for words, arm in ((", one pass", PLAIN), (", with two views", VIEWS), ("", SEVERAL))
+        if f"sensitivity{_of(arm)}{end}" in measures
     ]
     head = " | ".join(words for words, _ in _ALSO)
     title = f"| `ctune` / published recipe, from | {head} |"
     return [title, "|---" * (len(_ALSO) + 1) + "|", *rows, ""]
 
 
-def _models(result: BenchResult, data: str) -> str:
-    return f"{_seeds_with(result, data)[0]['scale']['models']} models"
+def _of(arm: str) -> str:
+    return "" if arm == PLAIN else f"_{arm}"
 
 
-def _seeds_with(result: BenchResult, data: str) -> list[Any]:
+def _seeds_with(result: BenchResult, data: str, arm: str = PLAIN) -> list[Any]:
     seeds: list[Any] = [found for seed, found in sorted(result.details.items()) if seed.startswith("seed ")]
-    return [seed[data] for seed in seeds if data in seed]
+    return with_arm([seed[data] for seed in seeds if data in seed], arm)
 
 
 def _interval(result: BenchResult, data: str, way: str) -> str:
     found = _seeds_with(result, data)
-    return ends(spearman_interval(found, way), 2) if len(found) >= SEEDS_ASKED else "-"
+    return "[{}, {}]".format(*map(_short, spearman_ends(found, way))) if len(found) >= SEEDS_ASKED else "-"
 
 
 def _rounds(result: BenchResult) -> list[str]:
