@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -63,9 +64,19 @@ def _folder(root: Path, text: str | None) -> str | None:
     return str(root.absolute() / Path(text).expanduser())
 
 
+def sqlite_url(file: Path) -> str:
+    """The URL of a catalog in a file: ``?``, ``#`` and ``%`` in the name of a folder are no part of a URL.
+
+    >>> sqlite_url(Path("/models?/catalog.sqlite"))
+    'sqlite:////models%3F/catalog.sqlite'
+    """
+    return f"{_SQLITE}{quote(str(file))}"
+
+
 def _catalog(root: Path, text: str | None) -> str | None:
     """The URL of an SQLite file with its whole path; any other as it is."""
     file = (text or "").removeprefix(_SQLITE)
     if not text or file in ("", text) or file.startswith((":memory:", "file:")):
         return text
-    return f"{_SQLITE}{_folder(root, file)}"
+    path, mark, options = file.partition("?")
+    return f"{sqlite_url(root.absolute() / Path(unquote(path)).expanduser())}{mark}{options}"

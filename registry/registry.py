@@ -20,7 +20,7 @@ from registry.fit import check_fit
 from registry.folder import writing
 from registry.mirror import open_store
 from registry.names import check_name, check_text, parse
-from registry.places import read_places
+from registry.places import read_places, sqlite_url
 from registry.records import (
     AnyRecord,
     BaseRecord,
@@ -87,7 +87,7 @@ class Registry:
         with writing(str(folder)):
             folder.mkdir(parents=True, exist_ok=True)
         places = read_places(folder)
-        url = catalog or places.catalog or f"sqlite:///{folder.resolve() / 'catalog.sqlite'}"
+        url = catalog or places.catalog or sqlite_url(folder.resolve() / "catalog.sqlite")
         return cls(
             open_store(blobs or places.blobs or folder, places.node_cache()),
             Catalog(Database(url, folder / "backups")),

@@ -274,6 +274,18 @@ def test_places_begin_in_the_registrys_folder(tmp_path: Path, monkeypatch: pytes
     assert (read_places(root).blobs, read_places(root).catalog) == ("memory://weights", "sqlite:///:memory:")
 
 
+@pytest.mark.parametrize("name", ["what?", "a#b", "100%41", "with space", "größe"])
+def test_a_registry_lies_in_a_folder_of_any_name(tmp_path: Path, name: str) -> None:
+    """Also where registry.toml names the catalog by a path of its own."""
+    root = tmp_path / name
+    small.rounds(Registry.open(root), count=1)
+    assert [path.name for path in tmp_path.iterdir()] == [name] and (root / "catalog.sqlite").exists()
+    assert Registry.open(root).names()
+    (root / "registry.toml").write_text('catalog = "sqlite:///other.sqlite?timeout=5"\n', encoding="utf-8")
+    small.rounds(Registry.open(root), count=1)
+    assert (root / "other.sqlite").exists() and [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_a_folder_that_may_not_be_written_is_read(tmp_path: Path) -> None:
     small.rounds(Registry.open(tmp_path), count=1)
     tmp_path.chmod(0o555)
