@@ -21,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from ctune.classes import NINE_ORGANS, ClassList, nearest
+from ctune.classes import NINE_ORGANS, ClassList, canonical, nearest
 from ctune.errors import ConfigError
 from ctune.presets import mr, phantom
 from ctune.types import Axis, View
@@ -296,7 +296,7 @@ class Config(Section):
     tune: Tuning = Tuning()
     inference: Inference = Inference()
     postprocess: dict[str, Cleaning] = Field(default_factory=dict)
-    """[postprocess.CLASS]: how predicted masks are cleaned."""
+    """[postprocess.CLASS]: how predicted masks are cleaned; names are brought to ctune's, as those of classes."""
     importance: ImportanceConfig = ImportanceConfig()
     selection: Selection = Selection()
     hybrid: Hybrid = Hybrid()
@@ -306,6 +306,17 @@ class Config(Section):
     @classmethod
     def _canonical(cls, classes: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         return ClassList.of(classes, info.data.get("aliases")).names
+
+    @field_validator("postprocess")
+    @classmethod
+    def _named(cls, rules: dict[str, Cleaning], info: ValidationInfo) -> dict[str, Cleaning]:
+        aliases = info.data.get("aliases")
+        names = ClassList.of(rules, aliases)
+        hosts = [canonical(rule.within, aliases) if rule.within else "" for rule in rules.values()]
+        changed = [
+            rule.model_copy(update={"within": host}) for rule, host in zip(rules.values(), hosts, strict=True)
+        ]
+        return dict(zip(names, changed, strict=True))
 
     @model_validator(mode="after")
     def _hosts(self) -> Config:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ctune.config import Cleaning, dump, load, preset
-from ctune.errors import ConfigError
+from ctune.errors import ConfigError, UnknownClassError
 from ctune.inference.engine import Job, predict_jobs
 from ctune.inference.output import Wanted
 from ctune.inference.runtime import ArrayRuntime
@@ -101,6 +101,17 @@ def test_nothing_is_done_by_default() -> None:
     mask = boxes(ORGAN, SPECK)
     assert np.array_equal(clean(mask, Cleaning(), GRID), mask) and preset("ct").postprocess == {}
     assert np.array_equal(clean(boxes(), Cleaning(largest=1, fill_holes=True, min_ml=1), GRID), boxes())
+
+
+def test_rules_are_those_of_the_class_whatever_it_is_called() -> None:
+    """A rule of a name that no class has would do nothing, and nobody would know."""
+    rules = {"Gall Bladder": {"within": "Leber", "largest": 1}, "IVC": {"fill_holes": True}}
+    found = preset("ct", postprocess=rules, aliases={"Leber": "liver"}).postprocess
+    assert list(found) == ["gall_bladder", "postcava"] and found["gall_bladder"].within == "liver"
+    with pytest.raises(UnknownClassError, match="expected every class once, got 'postcava'"):
+        preset("ct", postprocess={"IVC": {}, "postcava": {}})
+    with pytest.raises(ConfigError, match="host organs without a circle"):
+        preset("ct", postprocess={"liver": {"within": "IVC"}, "postcava": {"within": "Liver"}})
 
 
 def test_settings_come_back_and_circles_are_refused(tmp_path: Path) -> None:
