@@ -233,7 +233,7 @@ def seconds_of(
     windows: of a case; runs: of these, what predicting runs, air left out (None: all). heads: the kind that predicts. around_s: processor seconds of a case and pass around the network. cores: beside an accelerator, they
     work while it does and whichever is slower decides; None: the processor does both, and processor seconds add up.
     """
-    counted, members = Counted.of(config), 1 + len(config.importance.views)
+    counted, members = Counted.of(config), 1 + len(config.importance.views_of_rounds)
     network_s = (runs or windows) * members * (counted.window + size.classes * counted.heads[heads]) / flops
     beside_s = around_s * members / (cores or 1)
     patches = config.tune.epochs * size.revised * config.tune.patches_per_case
@@ -290,7 +290,7 @@ def carried_on(rate: Mapping[str, Any]) -> dict[str, Any]:
         "abdomenatlas_expert_minutes": size.revised * (OPEN_SECONDS + CLASSES * organ_s) / 60,
         "abdomenatlas": {
             "cts": POOL, "revised": size.revised, "classes": CLASSES, "windows_per_ct": windows,
-            "passes_per_window": 1 + len(config.importance.views),
+            "passes_per_window": 1 + len(config.importance.views_of_rounds),
             "teraflops_per_window": Counted.of(config).window / 1e12, "flops_per_second": rate["flops"],
             "rate_is_measured": bool(rate["measured"]), "predict_hours": predict_s / 3600, "cache_hours": cache_s / 3600,
             "share_not_cached": seconds["share not cached"], "tune_hours": CLASSES * class_s / 3600, "by_accelerators": found["by_accelerators"],

@@ -210,7 +210,7 @@ def one_round(
     project, names = study.project, study.scale.new[: size.classes]
     ids, digest = sorted(study.truth)[: size.pool], project.open_registry().resolve(reference)
     network = load_model(project.open_registry(), reference, device).network
-    out, place, views = dict[str, Any](), folder / "predictions", project.config.importance.views
+    out, place, views = dict[str, Any](), folder / "predictions", project.config.importance.views_of_rounds
 
     def timed(stage: str, function: Any, *arguments: Any, **named: Any) -> Any:
         clock = Clock()
