@@ -44,6 +44,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "ctune.hybrid",
         "ctune.train",
         "ctune.distributed",
+        "ctune.interrupts",
         "ctune.prefetch",
         "ctune.stop",
         "ctune.subpatches",
